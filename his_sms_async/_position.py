@@ -1,0 +1,402 @@
+"""The poller's decisions: what to ask, what is new, and where the marks go. No I/O and no clock.
+
+Positions go by UpdatedAt, newness goes by CreatedAt. There are two marks, as Kafka has them: the read mark
+`high` says what to ask next; the settled mark `low`, below which everything received is settled, is what is
+stored, and where a restart resumes. Both are ticks of the server's wall clock.
+"""
+
+import heapq
+import math
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
+
+import attrs
+
+from ._errors import ConfigurationError
+from ._known import Entry, Known, newest_of_each
+from ._lookback import DEEP, FAR, Ask, Ladder
+from ._models import Change, MessageType
+from ._quarantine import Quarantine
+from ._store import Delta, Identity, Marks, Record, Saved, Status
+from ._time import TICKS_PER_SECOND, ticks, wall_of_date
+from ._wire import MalformedRow, Row
+
+# What was created so long before the point up to which the poller had caught up is not new (contract, 3.2).
+_KEPT = ticks(hours=48)
+# Where the server's zone is unknown, its wall clock may be so far ahead of UTC, or behind.
+_EASTERNMOST, _WESTERNMOST = ticks(hours=14), ticks(hours=13)
+# This machine's clock may be so far ahead of the server's without costing `start="now"` a second request.
+_CLOCKS_DIFFER = ticks(hours=1)
+# A `Date` header this far behind the last one is a clock set back, not two nodes that differ.
+_STEP = ticks(minutes=2)
+_PRUNE_EVERY = ticks(minutes=30)
+
+EVERYTHING = wall_of_date(datetime(1900, 1, 1, tzinfo=UTC), None)
+"""Where `start="everything"` asks from."""
+
+
+@attrs.frozen
+class Receipt:
+    """What an answer brought."""
+
+    entries: list[Entry]
+    """Messages that have to wait for their turn."""
+    moved: list[Entry]
+    """Messages that wait already, and got a later revision."""
+    malformed: list[MalformedRow]
+    """Malformed rows that were not known."""
+
+
+@attrs.define(eq=False)
+class Position:
+    """The position of one poller, in memory; `delta()` tells what its store must be told.
+
+    Args:
+        start: In ticks of the server's wall clock; None for "now", when the first answer is taken as seen.
+        saved: What the store holds; it wins over `start`.
+        type: Which SMS are polled.
+        changes: Whether later revisions of a message are wanted.
+        zone: The server's zone, if it is known.
+        now: Elapsed seconds.
+        wall_time: Seconds since 1970 of this machine's clock; it dates the deep sweeps, and nothing else.
+        max_seen: How many messages are remembered at most.
+    """
+
+    _start: int | None
+    _type: MessageType = attrs.field(kw_only=True)
+    _changes: bool = attrs.field(kw_only=True)
+    _zone: ZoneInfo | None = attrs.field(kw_only=True)
+    _max_seen: int = attrs.field(kw_only=True, default=1_000_000)
+
+    high: int | None = attrs.field(init=False, default=None)
+    """The read mark: the greatest stamp received, clamped to the server's clock."""
+    late: int = attrs.field(init=False, default=0)
+    rejected: int = attrs.field(init=False, default=0)
+    warnings: set[str] = attrs.field(init=False, factory=set)
+    quarantine: Quarantine = attrs.field(init=False, factory=Quarantine)
+    _caught_up: int = attrs.field(init=False)
+    _ladder: Ladder = attrs.field(init=False)
+    _answered: bool = attrs.field(init=False, default=False)
+    _swept_at: float | None = attrs.field(init=False, default=None)
+    _wanted: int | None = attrs.field(init=False, default=None)
+    """A row that far back must be asked for: it was requeued, say."""
+    _known: dict[Identity, Known] = attrs.field(init=False, factory=dict, repr=False)
+    _unsettled: list[tuple[int, int, Entry]] = attrs.field(init=False, factory=list, repr=False)
+    """A heap by UpdatedAt; entries that were settled or moved leave it when they come to its top."""
+    _count: int = attrs.field(init=False, default=0)
+    _server_now: int | None = attrs.field(init=False, default=None)
+    _has_offsets: set[bool] = attrs.field(init=False, factory=set)
+    _pruned_to: int = attrs.field(init=False, default=0)
+    _told: Marks | None = attrs.field(init=False, default=None)
+    """The marks that the store has."""
+    _dirty: dict[Identity, Known] = attrs.field(init=False, factory=dict, repr=False)
+    _forgotten: list[Identity] = attrs.field(init=False, factory=list)
+
+    def __attrs_post_init__(self) -> None:
+        self._caught_up = self._start or 0
+        self._ladder = Ladder(-math.inf)
+        if self._zone is None:
+            self.warnings.add("no-server-timezone")
+
+    def resume(self, saved: Saved, *, now: float, wall_time: float) -> None:
+        """Go on from what a store holds, which wins over `start`."""
+        marks = self._told = saved.marks
+        self._start, self.high, self._caught_up = marks.start, marks.low, marks.caught_up
+        self._swept_at = marks.swept_at
+        age = -1.0 if marks.swept_at is None else wall_time - marks.swept_at
+        self._ladder = Ladder(now - age if age >= 0 else -math.inf)
+        for record in saved.records:
+            self._known[record.identity] = Known.from_record(record)
+            self.rejected += record.status is Status.REJECTED
+            if record.status is Status.REQUEUED:
+                self._want(record.updated)
+        for row in saved.quarantine:
+            self.quarantine.rows[row.key] = row
+            if row.updated is not None:
+                self._want(row.updated)
+
+    @property
+    def low(self) -> int | None:
+        """The settled mark: one tick below the earliest message that is not settled, else the read mark."""
+        while self._unsettled:
+            updated, _, entry = self._unsettled[0]
+            if not entry.settled and entry.row.updated == updated:
+                break
+            heapq.heappop(self._unsettled)
+        if self.high is None or not self._unsettled:
+            return self.high
+        return min(self.high, self._unsettled[0][0] - 1)
+
+    @property
+    def has_begun(self) -> bool:
+        """The start is fixed; with "now", that takes an answer."""
+        return self._start is not None
+
+    @property
+    def seen(self) -> int:
+        """How many messages are remembered."""
+        return len(self._known)
+
+    def unsettled(self) -> Iterator[Entry]:
+        """The messages received and not settled, in no order; one that moved stands in it twice."""
+        return (entry for _, _, entry in self._unsettled if not entry.settled)
+
+    # --- what to ask ---
+
+    def ask(self, *, now: float, wall_time: float) -> Ask:
+        """What to ask next."""
+        if self._start is None:
+            begin = wall_of_date(datetime.fromtimestamp(wall_time, UTC), None) - _CLOCKS_DIFFER
+            return Ask(begin - _KEPT - _WESTERNMOST if self._wanted is None else self._wanted, rung=2)
+        if self.high is None:
+            return Ask(self._start, rung=2)
+        if self._answered:
+            ask = self._ladder.ask(now, self.high)
+        else:  # behind the settled mark, for what became visible late before the restart
+            deep = self._ladder.deep_is_due(now)
+            ask = Ask(self.high - (DEEP if deep else FAR), rung=2 if deep else 1)
+        begin = ask.date_from if self._wanted is None else min(ask.date_from, self._wanted)
+        return attrs.evolve(ask, date_from=max(begin, self._start))
+
+    def failed(self) -> None:
+        """The poll failed, or its answer was not complete and OK: no mark moves."""
+        self._ladder.failed()
+
+    def _want(self, updated: int) -> None:
+        self._wanted = updated if self._wanted is None else min(self._wanted, updated)
+
+    # --- what came ---
+
+    def receive(
+        self,
+        ask: Ask,
+        rows: Sequence[Row],
+        malformed: Sequence[MalformedRow] = (),
+        *,
+        date: datetime | None,
+        now: float,
+        wall_time: float,
+    ) -> Receipt:
+        """Take in a complete, OK answer and its `Date` header.
+
+        Raises:
+            ConfigurationError: `start="now"` needs a `Date` header, and there is none.
+        """
+        starts_now = self._start is None
+        if starts_now and not self._begin_now(ask, date):
+            return Receipt([], [], [])  # it began too late; `ask()` begins earlier from now on
+        limit = self._watch_clock(date)
+        rows = self._relevant(rows)
+        cured = self.quarantine.release(rows, malformed, ask.date_from)
+        found = self.quarantine.add(malformed, ask.date_from)
+        before = self.high
+        entries: list[Entry] = []
+        moved: list[Entry] = []
+        for row in newest_of_each(rows):
+            if starts_now:
+                self._take_as_seen(row)
+                continue
+            entry = self._sort_in(row, now, is_late=before is not None and row.updated < before, cured=cured)
+            if entry is not None:
+                (moved if entry.place else entries).append(entry)
+                if entry.change is None and ask.shorter is not None and row.updated < ask.shorter:
+                    self._ladder.sweep()  # a clock runs backwards: the next shorter look-back missed it
+        self._move_high(rows, limit)
+        self._answered = True
+        self._ladder.answered(ask, now, self.high)
+        if ask.rung == 2:
+            self._swept_at = wall_time
+        if self._wanted is not None and ask.date_from <= max(self._wanted, self._start or 0):
+            self._wanted = None
+        self._catch_up()
+        self._prune()
+        return Receipt(entries, moved, found)
+
+    def _begin_now(self, ask: Ask, date: datetime | None) -> bool:
+        """Fix the start: 48 h, and the westernmost zone, before the server's clock."""
+        if date is None:
+            msg = 'start="now" needs the Date header, which the server does not send; give start a datetime'
+            raise ConfigurationError(msg)
+        utc = wall_of_date(date, None)
+        begin = utc - _KEPT - _WESTERNMOST
+        if ask.date_from > begin:
+            self._wanted = begin
+            return False
+        self._start, self._wanted = begin, None
+        self._caught_up = utc - _WESTERNMOST if self._zone is None else wall_of_date(date, self._zone)
+        return True
+
+    def _watch_clock(self, date: datetime | None) -> int | None:
+        """Return how far `high` may go: to the end of the second that the server's `Date` header names."""
+        if date is None:
+            self.warnings.add("no-date-header")
+            return None
+        utc = wall_of_date(date, None)
+        if self._server_now is not None and utc < self._server_now - _STEP:
+            self.warnings.add("clock-step")
+            self._ladder.sweep()
+        self._server_now = utc
+        wall = utc + _EASTERNMOST if self._zone is None else wall_of_date(date, self._zone)
+        return wall + TICKS_PER_SECOND - 1
+
+    def _relevant(self, rows: Sequence[Row]) -> list[Row]:
+        """The rows that were asked for; servers may list more."""
+        if any(row.message.type is not self._type for row in rows):
+            self.warnings.add("other-type")
+        self._has_offsets.update(row.has_offset for row in rows)
+        if self._zone is None and len(self._has_offsets) > 1:
+            self.warnings.add("mixed-offsets")
+        start = self._start or 0
+        return [row for row in rows if row.updated >= start and row.message.type is self._type]
+
+    def _take_as_seen(self, row: Row) -> None:
+        known = Known(identity=row.identity, created=row.created)
+        known.accept(row)
+        known.settle(row, Status.SETTLED, None)
+        self._known[row.identity] = self._dirty[row.identity] = known
+
+    def _sort_in(self, row: Row, now: float, *, is_late: bool, cured: set[int]) -> Entry | None:
+        """Decide what a row is: nothing new, a later revision of a message that waits, or an entry."""
+        known = self._known.get(row.identity)
+        if known is None:
+            is_old = row.created < self._caught_up - _KEPT and row.message.id not in cured
+            if is_old and not self._changes:
+                return None
+            known = Known(identity=row.identity, created=row.created)
+            known.status = Status.SETTLED if is_old else Status.OPEN
+            self._known[row.identity] = known
+        if not known.accept(row):
+            return None
+        entry = known.waiting
+        if entry is not None:
+            entry.row = row
+        elif known.is_owed and known.in_hand is None:
+            entry = self._enter(known, row, None, now, is_late=is_late)
+        elif self._changes:
+            change = Change(previous=known.delivered_state)
+            entry = self._enter(known, row, change, now, is_late=is_late)
+        else:
+            return None
+        self._owe(entry)
+        return entry
+
+    def _enter(self, known: Known, row: Row, change: Change | None, now: float, *, is_late: bool) -> Entry:
+        self.late += is_late
+        known.waiting = Entry(
+            row=row,
+            known=known,
+            change=change,
+            late=is_late,
+            received_at=now,
+            line=row.message.sender,
+        )
+        return known.waiting
+
+    def _owe(self, entry: Entry) -> None:
+        self._count += 1
+        heapq.heappush(self._unsettled, (entry.row.updated, self._count, entry))
+
+    def _move_high(self, rows: Sequence[Row], limit: int | None) -> None:
+        if not rows:
+            return
+        greatest = max(row.updated for row in rows)
+        if limit is not None and greatest > limit:
+            self.warnings.add("future-stamp")
+            greatest = limit
+        self.high = greatest if self.high is None else max(self.high, greatest)
+
+    def _catch_up(self) -> None:
+        if self.high is not None and self.low == self.high:
+            self._caught_up = max(self._caught_up, self.high)
+
+    def _prune(self) -> None:
+        """Forget what no poll can bring as new any more, and the oldest if there is too much."""
+        cutoff = min(self._caught_up, self._caught_up if self.low is None else self.low) - _KEPT
+        crowded = len(self._known) > self._max_seen
+        if cutoff - self._pruned_to < _PRUNE_EVERY and not crowded:
+            return
+        self._pruned_to = cutoff
+        idle = [known for known in self._known.values() if known.is_idle and known.is_forgettable]
+        for known in idle:
+            if known.last_sign < cutoff:
+                self._forget(known)
+        if len(self._known) > self._max_seen:
+            self.warnings.add("seen-bound")
+            surplus = len(self._known) - self._max_seen * 9 // 10
+            rest = [known for known in idle if known.identity in self._known]
+            for known in heapq.nsmallest(surplus, rest, key=lambda known: known.last_sign):
+                self._forget(known)
+
+    def _forget(self, known: Known) -> None:
+        del self._known[known.identity]
+        self._dirty.pop(known.identity, None)
+        self._forgotten.append(known.identity)
+
+    # --- what the consumer does ---
+
+    def attempt(self, entry: Entry) -> None:
+        """It is about to be handed out; the store must know before that."""
+        entry.known.attempted(entry)
+        self._dirty[entry.known.identity] = entry.known
+
+    def release(self, entry: Entry, *, not_before: float) -> Entry | None:
+        """It is to come again; a later revision that waited is merged into it, and returned to be dropped."""
+        dropped = entry.known.released(entry)
+        entry.not_before = not_before
+        self._owe(entry)
+        return dropped
+
+    def settle(self, entry: Entry, status: Status = Status.SETTLED, reason: str | None = None) -> None:
+        """It is settled, and never comes again."""
+        entry.settled = True
+        was_rejected = entry.known.status is Status.REJECTED
+        entry.known.settle(entry.row, status, reason)
+        self.rejected += (entry.known.status is Status.REJECTED) - was_rejected
+        self._dirty[entry.known.identity] = entry.known
+        self._catch_up()
+
+    def requeue(self, records: Sequence[Record]) -> None:
+        """Somebody asked the store to have these rejected messages delivered again."""
+        for record in records:
+            known = self._known.get(record.identity)
+            if known is not None and known.status is Status.REJECTED and known.is_idle:
+                known.requeue()
+                self.rejected -= 1
+                self._want(record.updated)
+
+    # --- what the store must be told ---
+
+    def must_save(self) -> bool:
+        """Whether a write is due though nothing is handed out or settled, which write the marks anyway."""
+        if self._dirty or self._forgotten or self.quarantine.added or self.quarantine.cured:
+            return True
+        marks = self._marks()
+        if self._told is None or marks is None:
+            return marks is not None
+        is_lowered = marks.low is not None and self._told.low is not None and marks.low < self._told.low
+        return (
+            is_lowered or marks.swept_at != self._told.swept_at or (marks != self._told and marks.low == self.high)
+        )
+
+    def delta(self) -> Delta | None:
+        """What changed since the last call; the caller writes it before it goes on, however long that takes."""
+        marks = self._marks()
+        delta = Delta(
+            marks=None if marks == self._told else marks,
+            records=tuple(known.record() for known in self._dirty.values()),
+            forgotten=tuple(self._forgotten),
+            quarantined=tuple(self.quarantine.added),
+            cured=tuple(self.quarantine.cured),
+        )
+        self._told = marks
+        self._dirty.clear()
+        self._forgotten.clear()
+        self.quarantine.added.clear()
+        self.quarantine.cured.clear()
+        return None if delta == Delta() else delta
+
+    def _marks(self) -> Marks | None:
+        if self._start is None:
+            return None
+        return Marks(start=self._start, low=self.low, caught_up=self._caught_up, swept_at=self._swept_at)

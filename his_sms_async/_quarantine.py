@@ -1,0 +1,58 @@
+"""Malformed rows: kept apart without their content, and no obstacle to the good ones."""
+
+from collections.abc import Iterable, Sequence
+
+import attrs
+
+from ._store import Quarantined
+from ._wire import MalformedRow, Row
+
+_MAX_ROWS = 10_000
+
+
+@attrs.define(eq=False)
+class Quarantine:
+    """The malformed rows that the server lists.
+
+    They count as not seen: once the server or this library is mended, they are delivered like new ones.
+    """
+
+    rows: dict[int | str, Quarantined] = attrs.field(init=False, factory=dict)
+    is_full: bool = attrs.field(init=False, default=False)
+    added: list[Quarantined] = attrs.field(init=False, factory=list)
+    """Since the store was told."""
+    cured: list[int | str] = attrs.field(init=False, factory=list)
+    """Likewise."""
+
+    def add(self, malformed: Iterable[MalformedRow], asked_from: int) -> list[MalformedRow]:
+        """Keep the rows that are not known, and return them."""
+        found = [row for row in malformed if row.key not in self.rows]
+        for row in found:
+            if len(self.rows) >= _MAX_ROWS:
+                self.is_full = True
+                continue
+            self.rows[row.key] = Quarantined(
+                key=row.key,
+                created=row.created,
+                updated=row.updated,
+                reason=str(row.error),
+                asked_from=asked_from,
+            )
+            self.added.append(self.rows[row.key])
+        return found
+
+    def release(self, rows: Sequence[Row], malformed: Iterable[MalformedRow], asked_from: int) -> set[int]:
+        """Let go what came well-formed, and return its Ids; also what an answer that covers it lacks."""
+        if not self.rows:
+            return set()
+        well_formed = {row.message.id for row in rows if row.message.id in self.rows}
+        listed = {row.key for row in malformed}
+        gone = {
+            row.key
+            for row in self.rows.values()
+            if row.key not in listed and asked_from <= (row.asked_from if row.updated is None else row.updated)
+        }
+        for key in well_formed | gone:
+            del self.rows[key]
+            self.cured.append(key)
+        return well_formed

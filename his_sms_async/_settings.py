@@ -1,0 +1,92 @@
+"""Settings from the environment, under the specification's keys (section 2)."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ._auth import BearerAuth, MsalAuth
+from ._errors import ConfigurationError
+from ._hidden import Hidden
+
+_PREFIX = "HIS_SMS_"
+_TOKEN = "TOKEN"  # noqa: S105 - a variable's name
+# The specification's AADInstance, tenant for its {0}, ClientId, ClientSecret and Scope.
+_AZURE_AD = ("AAD_INSTANCE", "TENANT", "CLIENT_ID", "CLIENT_SECRET", "SCOPE")
+
+
+def read_settings(overrides: Mapping[str, Any]) -> Hidden[dict[str, Any]]:
+    """Read the keyword arguments of an `SmsClient`; what `overrides` has is not looked up.
+
+    Each variable can also stand with `_FILE` at its end and name a file that holds the value, as container
+    platforms hand out secrets; surrounding white space is dropped.
+
+    Raises:
+        ConfigurationError: All problems at once, each by its variable's name.
+    """
+    environment = _Environment()
+    settings = dict(overrides)
+    for argument, name in (
+        ("base_url", "BASE_ADDRESS"),
+        ("server_timezone", "SERVER_TIMEZONE"),
+        ("verify", "CA_FILE"),
+    ):
+        if argument not in overrides:
+            settings[argument] = environment.value(name).reveal()
+    if not settings["base_url"]:
+        environment.problems.append(f"{_PREFIX}BASE_ADDRESS is missing")
+    if "auth" not in overrides:
+        settings["auth"] = environment.auth(settings["verify"])
+    if environment.problems:
+        raise ConfigurationError("; ".join(environment.problems))
+    return Hidden(settings)
+
+
+class _Environment:
+    """The variables, and what is wrong with them."""
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+
+    def value(self, name: str) -> Hidden[str | None]:
+        """A variable's value, or its file's; None if it is not set or empty."""
+        variable = _PREFIX + name
+        direct, path = os.environ.get(variable), os.environ.get(f"{variable}_FILE")
+        if direct and path:
+            self.problems.append(f"{variable} and {variable}_FILE are both set")
+        if direct or not path:
+            return Hidden(direct or None)
+        try:
+            content = Hidden(Path(path).read_text(encoding="utf-8-sig").strip())
+        except (OSError, ValueError):
+            self.problems.append(f"{variable}_FILE names a file that cannot be read")
+            return Hidden(None)
+        if not content.reveal():
+            self.problems.append(f"{variable}_FILE names an empty file")
+        return Hidden(content.reveal() or None)
+
+    def auth(self, ca_file: Any) -> BearerAuth | MsalAuth | None:
+        """The one kind of authorization that is set, or None and a problem."""
+        token = self.value(_TOKEN)
+        azure_ad = {name: self.value(name) for name in _AZURE_AD}
+        given = [name for name in _AZURE_AD if azure_ad[name].reveal()]
+        if token.reveal() and given:
+            self.problems.append(
+                f"{_PREFIX}TOKEN and {_PREFIX}{given[0]} are both set; set one kind of authorization"
+            )
+            return None
+        if not token.reveal() and not given:
+            self.problems.append(f"{_PREFIX}TOKEN is missing, or {_PREFIX}CLIENT_ID and the others for Azure AD")
+            return None
+        missing = [f"{_PREFIX}{name}" for name in ("CLIENT_ID", "CLIENT_SECRET", "SCOPE") if name not in given]
+        if given and missing:
+            self.problems += [f"{variable} is missing" for variable in missing]
+            return None
+        try:
+            if given:
+                options: Hidden[dict[str, Any]] = Hidden({name.lower(): azure_ad[name].reveal() for name in given})
+                return MsalAuth(verify=ca_file, **options.reveal())
+            return BearerAuth(token.reveal() or "")
+        except ConfigurationError as error:
+            self.problems.append(str(error))
+            return None
