@@ -5,12 +5,11 @@ import logging
 import math
 import random
 import zlib
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
-from contextlib import aclosing
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Self, TypeVar
 from zoneinfo import ZoneInfo
 
 import anyio
@@ -34,7 +33,7 @@ from ._errors import (
 )
 from ._hidden import Hidden
 from ._models import Message, MessageType, OperatorNumber, OutgoingMessage, SendReceipt
-from ._settings import read_settings
+from ._settings import in_event_loop, load_zone, read_settings
 from ._time import earliest_wall, parse_http_date
 from ._tls import Verify, build_context, is_untrusted
 from ._wire import (
@@ -86,7 +85,8 @@ class SmsClient:
         max_connections: Requests under way at once; more wait in front of the connection pool.
 
     Raises:
-        ConfigurationError: An argument is wrong; the text names it.
+        ConfigurationError: An argument is wrong; the text names it. Files (a zone by name, CA certificates)
+            are read without blocking an event loop, so inside one their errors come on entering.
     """
 
     def __init__(
@@ -110,7 +110,9 @@ class SmsClient:
             msg = "auth must be a BearerAuth, MsalAuth or TokenAuth"
             raise ConfigurationError(msg)
         self._auth = auth
-        self._zone = _checked_zone(server_timezone)
+        self._zone = server_timezone
+        if not in_event_loop():
+            self._zone = load_zone(server_timezone)
         for name, value in (
             ("timeout", timeout),
             ("max_response_bytes", max_response_bytes),
@@ -151,6 +153,7 @@ class SmsClient:
     @property
     def server_timezone(self) -> ZoneInfo | None:
         """The zone of the server's wall clock, if it is known."""
+        self._zone = load_zone(self._zone)
         return self._zone
 
     def __repr__(self) -> str:
@@ -163,6 +166,8 @@ class SmsClient:
         context: Any = True  # a transport of the user's own makes its own connections
         if self._transport is None:
             context = await anyio.to_thread.run_sync(build_context, self._verify)
+        if isinstance(self._zone, str):
+            self._zone = await anyio.to_thread.run_sync(load_zone, self._zone)
         self._limiter = anyio.CapacityLimiter(self._max_connections)
         self._http = httpx.AsyncClient(
             verify=context,
@@ -258,7 +263,7 @@ class SmsClient:
         since = self._last_date or datetime.now(UTC) - timedelta(hours=1)
 
         def decode(status: int, headers: Mapping[str, str], answer: Hidden[bytes]) -> SendReceipt:
-            return decode_receipt(status, headers, answer, self._zone)
+            return decode_receipt(status, headers, answer, self.server_timezone)
 
         deadline = anyio.current_time() + self._timeout
         for attempt in range(1, _ATTEMPTS + 1):
@@ -275,7 +280,7 @@ class SmsClient:
 
     async def _list(self, asked: MessageType, date_from: datetime) -> list[Row] | SmsError:
         try:
-            query = messages_query(asked, earliest_wall(date_from, self._zone))
+            query = messages_query(asked, earliest_wall(date_from, self.server_timezone))
         except (ValueError, OverflowError, AttributeError):
             return ConfigurationError(
                 "date_from must be a datetime; an aware one needs server_timezone (HIS_SMS_SERVER_TIMEZONE)"
@@ -283,7 +288,7 @@ class SmsClient:
         raw = await self._read(query, decode_messages)
         if isinstance(raw, SmsError):
             return raw
-        rows, malformed = await _decode_rows(raw, asked, self._zone)
+        rows, malformed = await _decode_rows(raw, asked, self.server_timezone)
         return bare(malformed[0].error) if malformed else rows
 
     async def _read(self, query: str, decode: "_Decode[T]") -> T | SmsError:
@@ -391,7 +396,7 @@ async def fetch(client: SmsClient, asked: MessageType, date_from: int, *, max_by
     outcome = await client._attempt("GET", messages_query(asked, date_from), decode, max_bytes=max_bytes)  # noqa: SLF001
     if isinstance(outcome, _Failure):
         return outcome.error
-    rows, malformed = await _decode_rows(outcome, asked, client._zone)  # noqa: SLF001
+    rows, malformed = await _decode_rows(outcome, asked, client.server_timezone)
     return Answer(rows, malformed, date)
 
 
@@ -507,58 +512,52 @@ async def _pause(error: SmsError, attempt: int, deadline: float) -> bool:
 _PIECE = 64 * 1024
 
 
-@attrs.define
-class _Inflater:
-    """Undoes gzip and deflate in bounded steps: httpx emits pieces of 67 MB from a hostile body."""
-
-    encoding: str
-    _inflate: Any = attrs.field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        if self.encoding not in ("", "identity", "gzip", "x-gzip", "deflate"):
-            msg = "the answer is compressed in a way that was not asked for"
-            raise ProtocolError(msg)
-        plain = self.encoding in ("", "identity")
-        self._inflate = None if plain else zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
-
-    def feed(self, chunk: bytes) -> Iterator[bytes]:
-        if self._inflate is None:
-            yield chunk
-            return
-        try:
-            while chunk:
-                yield self._inflate.decompress(chunk, _PIECE)
-                chunk = self._inflate.unconsumed_tail
-        except zlib.error:
-            chunk = b""
-            self._inflate = None
-        if self._inflate is None:
-            msg = "the answer's compression is broken"
-            raise ProtocolError(msg, retryable=True)
-
-    def close(self) -> None:
-        if self._inflate is not None and not self._inflate.eof:
-            msg = "the answer's compression is broken, or it was cut"
-            raise ProtocolError(msg, retryable=True)
-
-
 async def _read_body(response: httpx.Response, limit: int, heard: Callable[[], None]) -> bytes:
-    """Read an answer in bounded steps and up to a limit; `heard` is told of every chunk."""
+    """Read an answer up to a limit; `heard` is told of every chunk."""
     if response.is_stream_consumed:  # a transport for tests may hand out an answer that was read already
         return await response.aread()
-    inflater = _Inflater(response.headers.get("content-encoding", "").strip().lower())
+    encoding = response.headers.get("content-encoding", "identity").strip().lower()
     body = bytearray()
-    async with aclosing(cast(AsyncGenerator[bytes], response.aiter_raw())) as chunks:
-        async for chunk in chunks:
+    # httpx's generators do not close the ones inside them: only an exception from their innermost await, like
+    # the cancellation of this scope, unwinds them all. So nothing else may leave this loop.
+    with anyio.CancelScope() as enough:
+        async for chunk in response.aiter_raw():
             heard()
-            for piece in inflater.feed(chunk):
-                body += piece
-                if len(body) > limit:
-                    msg = f"the answer is larger than max_response_bytes={limit}"
-                    raise ProtocolError(msg)
-                await anyio.lowlevel.checkpoint()
-    inflater.close()
-    return bytes(body)
+            body += chunk
+            if len(body) > limit:
+                enough.cancel()
+    _check_size(len(body), limit)
+    return bytes(body) if encoding == "identity" else await _inflate(body, encoding, limit)
+
+
+async def _inflate(body: bytearray, encoding: str, limit: int) -> bytes:
+    """Undo gzip or deflate in bounded steps: httpx would make pieces of 67 MB from a hostile body."""
+    if encoding not in ("gzip", "x-gzip", "deflate"):
+        msg = "the answer is compressed in a way that was not asked for"
+        raise ProtocolError(msg)
+    inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
+    inflated = bytearray()
+    rest = bytes(body)
+    try:
+        while rest and not inflater.eof:
+            inflated += inflater.decompress(rest, _PIECE)
+            _check_size(len(inflated), limit)
+            rest = inflater.unconsumed_tail
+            await anyio.lowlevel.checkpoint()
+        inflated += inflater.flush()
+        _check_size(len(inflated), limit)
+    except zlib.error:
+        rest = b""
+    if not inflater.eof:
+        msg = "the answer's compression is broken, or it was cut"
+        raise ProtocolError(msg, retryable=True)
+    return bytes(inflated)
+
+
+def _check_size(size: int, limit: int) -> None:
+    if size > limit:
+        msg = f"the answer is larger than max_response_bytes={limit}"
+        raise ProtocolError(msg)
 
 
 async def _decode_rows(
@@ -600,17 +599,6 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _checked_zone(zone: ZoneInfo | str | None) -> ZoneInfo | None:
-    if zone is None or isinstance(zone, ZoneInfo):
-        return zone
-    try:
-        return ZoneInfo(zone)
-    except (KeyError, OSError, TypeError, ValueError) as error:  # ZoneInfoNotFoundError is a KeyError
-        cause = foreign(error, message=False)
-    msg = "server_timezone (HIS_SMS_SERVER_TIMEZONE) must be the name of a time zone, like Europe/Vilnius"
-    raise ConfigurationError(msg) from cause
 
 
 # --- the loggers of others ------------------------------------------------------------------------------

@@ -280,7 +280,9 @@ class Engine:
             self._check()
             wants = may_take()
             if wants and self._staged:
-                return self._staged.popleft()
+                delivery = self._staged.popleft()
+                self._notify()  # there is room for the next poll
+                return delivery
             if wants:
                 self._hungry += 1
                 self._work.set()

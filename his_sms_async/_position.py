@@ -307,8 +307,9 @@ class Position:
         self.high = greatest if self.high is None else max(self.high, greatest)
 
     def _catch_up(self) -> None:
-        if self.high is not None and self.low == self.high:
-            self._caught_up = max(self._caught_up, self.high)
+        """The settled mark reached the read mark, and nothing stamped in the future is left either."""
+        if self.low is not None and not self._unsettled:
+            self._caught_up = max(self._caught_up, self.low)
 
     def _prune(self) -> None:
         """Forget what no poll can bring as new any more, and the oldest if there is too much."""

@@ -4,9 +4,12 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
+
+import sniffio
 
 from ._auth import BearerAuth, MsalAuth
-from ._errors import ConfigurationError
+from ._errors import ConfigurationError, foreign
 from ._hidden import Hidden
 
 _PREFIX = "HIS_SMS_"
@@ -40,6 +43,27 @@ def read_settings(overrides: Mapping[str, Any]) -> Hidden[dict[str, Any]]:
     if environment.problems:
         raise ConfigurationError("; ".join(environment.problems))
     return Hidden(settings)
+
+
+def in_event_loop() -> bool:
+    """Whether asyncio or trio runs this code, so that it must not read files."""
+    try:
+        sniffio.current_async_library()
+    except sniffio.AsyncLibraryNotFoundError:
+        return False
+    return True
+
+
+def load_zone(zone: ZoneInfo | str | None) -> ZoneInfo | None:
+    """The zone of a name; the first time it reads a file."""
+    if zone is None or isinstance(zone, ZoneInfo):
+        return zone
+    try:
+        return ZoneInfo(zone)
+    except (KeyError, OSError, TypeError, ValueError) as error:  # ZoneInfoNotFoundError is a KeyError
+        cause = foreign(error, message=False)
+    msg = "server_timezone (HIS_SMS_SERVER_TIMEZONE) must be the name of a time zone, like Europe/Vilnius"
+    raise ConfigurationError(msg) from cause
 
 
 class _Environment:
