@@ -24,7 +24,8 @@ from ._errors import (
     foreign,
 )
 from ._hidden import Hidden
-from ._tls import Verify, build_context, is_untrusted
+from ._quiet import quiet
+from ._tls import Verify, build_context, is_loopback, is_untrusted
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +128,8 @@ class MsalAuth(TokenAuth):
         tenant: What stands for `{0}` in `aad_instance`; needed only if that is there.
         aad_instance: The specification's AADInstance; must be https.
         timeout: Seconds for a token request, all in all.
-        verify: How Azure AD's certificate is checked, as for `SmsClient`.
+        verify: An `ssl.SSLContext`, or a file with CA certificates to trust besides the system's, for a fake
+            Azure AD or a proxy that looks into TLS.
         proxy: URL of a proxy to Azure AD; None for the environment's.
         clock: Seconds, for tests.
     """
@@ -145,8 +147,8 @@ class MsalAuth(TokenAuth):
         proxy: str | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        secret, route = Hidden(client_secret), Hidden(proxy)
-        del client_secret, proxy
+        secret, route, instance = Hidden(client_secret), Hidden(proxy), Hidden(aad_instance)
+        del client_secret, proxy, aad_instance
         given: dict[str, Hidden[Any]] = {
             "client_id (HIS_SMS_CLIENT_ID)": Hidden(client_id),
             "client_secret (HIS_SMS_CLIENT_SECRET)": secret,
@@ -156,18 +158,18 @@ class MsalAuth(TokenAuth):
             if not isinstance(value.reveal(), str) or not value.reveal().strip():
                 msg = f"{name} must be a text that is not empty"
                 raise ConfigurationError(msg)
-        if "{0}" in aad_instance and not tenant:
+        if "{0}" in instance.reveal() and not tenant:
             msg = "tenant (HIS_SMS_TENANT) is needed, because aad_instance has {0} in it"
             raise ConfigurationError(msg)
-        authority = aad_instance.replace("{0}", tenant or "")
-        if not re.fullmatch(r"https://[^/@\s]+/[^/\s][^\s]*", authority):
+        authority = Hidden(instance.reveal().replace("{0}", tenant or ""))
+        if not re.fullmatch(r"https://[^/@\s]+/[^/\s][^\s]*", authority.reveal()):
             msg = "aad_instance (HIS_SMS_AAD_INSTANCE) must be an https address with a tenant in its path"
             raise ConfigurationError(msg)
         if not timeout > 0:
             msg = "timeout must be greater than 0 seconds"
             raise ConfigurationError(msg)
         azure_ad = _AzureAD(
-            authority=authority,
+            authority=authority.reveal(),
             client_id=client_id,
             client_secret=secret,
             scope=scope,
@@ -192,8 +194,8 @@ class _TokenCache:
     """Keeps a token, and lets one flight at a time fetch the next."""
 
     _azure_ad: "_AzureAD"
-    _timeout: float = attrs.field(kw_only=True)
-    _clock: Callable[[], float] = attrs.field(kw_only=True)
+    _timeout: float = attrs.field(kw_only=True, alias="timeout")
+    _clock: Callable[[], float] = attrs.field(kw_only=True, alias="clock")
     _lock: anyio.Lock = attrs.field(init=False, factory=anyio.Lock)
     _held: _Token = attrs.field(init=False, default=_Token("", lifetime=0.0, refresh_in=0.0))
     _refresh_at: float = attrs.field(init=False, default=-math.inf)
@@ -270,7 +272,8 @@ class _AzureAD:
             SmsError: There is none; whatever MSAL raised is kept as its type only.
         """
         try:
-            result = Hidden(self._ask())
+            with quiet():
+                result = Hidden(self._ask())
         except SmsError as error:
             failure = bare(error)
         except Exception as error:  # noqa: BLE001 - MSAL raises ValueError, KeyError, AttributeError and its own
@@ -302,9 +305,12 @@ class _HttpClient:
     """
 
     def __init__(self, azure_ad: _AzureAD) -> None:
-        self._client = httpx.Client(
-            verify=build_context(azure_ad.verify), proxy=azure_ad.proxy.reveal(), timeout=azure_ad.timeout
-        )
+        self._options: dict[str, Any] = {
+            "verify": build_context(azure_ad.verify, public=True),
+            "timeout": azure_ad.timeout,
+            "proxy": azure_ad.proxy.reveal(),
+            "trust_env": not is_loopback(httpx.URL(azure_ad.authority).host),
+        }
 
     def get(self, url: str, **options: Any) -> httpx.Response:
         answer = self._judge("GET", url, options)
@@ -316,13 +322,14 @@ class _HttpClient:
         return self._judge("POST", url, options)
 
     def close(self) -> None:
-        self._client.close()
+        """Nothing is left open: a connection an hour is not worth keeping."""
 
     def _judge(self, method: str, url: str, options: Mapping[str, Any]) -> httpx.Response:
         try:
-            answer = self._client.request(method, url, **options)
+            with httpx.Client(**self._options) as client:
+                answer = client.request(method, url, **options)
         except httpx.TransportError as error:
-            cause, untrusted = foreign(error), is_untrusted(error)
+            cause, untrusted = foreign(error, message=isinstance(error, httpx.ConnectError)), is_untrusted(error)
         else:
             _check(answer)
             return answer

@@ -1,12 +1,7 @@
-"""The client: one httpx client, its time limits and repetitions, and what its failures mean."""
+"""The client: what can be asked of the SMS server, and what may be asked twice."""
 
-import ipaddress
-import logging
-import math
 import random
-import zlib
-from collections.abc import Callable, Mapping
-from contextvars import ContextVar
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -16,26 +11,24 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import attrs
-import httpx
 
 from ._backoff import backoff
 from ._errors import (
     ConfigurationError,
     ConnectionFailed,
-    ProtocolError,
     RateLimited,
     SendOutcomeUnknown,
     ServerFailure,
     ServerTimeout,
     SmsError,
     bare,
-    foreign,
 )
 from ._hidden import Hidden
+from ._http import Auth, Decode, Exchange, Failure, Transport, checked_proxy, checked_url
 from ._models import Message, MessageType, OperatorNumber, OutgoingMessage, SendReceipt
 from ._settings import in_event_loop, load_zone, read_settings
 from ._time import earliest_wall, parse_http_date
-from ._tls import Verify, build_context, is_untrusted
+from ._tls import Verify
 from ._wire import (
     NUMBERS_QUERY,
     MalformedRow,
@@ -49,11 +42,8 @@ from ._wire import (
     messages_query,
 )
 
-logger = logging.getLogger(__name__)
-
 T = TypeVar("T")
 
-_MIB = 2**20
 # A POST that certainly did not arrive, and a read, are tried so often at most, within `timeout`.
 _ATTEMPTS = 4
 # After 429 a POST is repeated twice at most (contract, 4.1).
@@ -61,8 +51,6 @@ _ATTEMPTS_IF_LIMITED = 3
 _GATEWAY_FAILURES = (502, 503, 504)
 # Rows to decode before the event loop gets its turn: about a millisecond.
 _ROWS_AT_ONCE = 200
-# Bytes of JSON above which parsing moves to a worker thread.
-_PARSE_IN_THREAD = 256 * 1024
 
 
 class SmsClient:
@@ -93,23 +81,22 @@ class SmsClient:
         self,
         base_url: str,
         *,
-        auth: httpx.Auth,
+        auth: Auth,
         server_timezone: ZoneInfo | str | None = None,
         timeout: float = 30.0,
-        max_response_bytes: int = 64 * _MIB,
+        max_response_bytes: int = 64 * 2**20,
         verify: Verify = None,
         proxy: str | None = None,
-        transport: httpx.AsyncBaseTransport | None = None,
+        transport: Transport | None = None,
         allow_insecure: bool = False,
         max_connections: int = 10,
     ) -> None:
-        address, self._proxy = Hidden(base_url), Hidden(proxy)
-        del base_url, proxy
-        self._url = _checked_url(address, allow_insecure=allow_insecure)
-        if not isinstance(auth, httpx.Auth):
+        address, route, given = Hidden(base_url), Hidden(proxy), Hidden(auth)
+        del base_url, proxy, auth
+        url = checked_url(address, allow_insecure=allow_insecure)
+        if not isinstance(given.reveal(), Auth):
             msg = "auth must be a BearerAuth, MsalAuth or TokenAuth"
             raise ConfigurationError(msg)
-        self._auth = auth
         self._zone = server_timezone
         if not in_event_loop():
             self._zone = load_zone(server_timezone)
@@ -123,12 +110,15 @@ class SmsClient:
                 raise ConfigurationError(msg)
         self._timeout = timeout
         self._max_response_bytes = max_response_bytes
-        self._max_connections = max_connections
-        self._verify = verify
-        self._transport = transport
-        self._http: httpx.AsyncClient | None = None
-        self._limiter: anyio.CapacityLimiter | None = None
-        self._last_date: datetime | None = None
+        self._exchange = Exchange(
+            url=url,
+            auth=given.reveal(),
+            timeout=timeout,
+            verify=verify,
+            proxy=checked_proxy(route),
+            transport=transport,
+            max_connections=max_connections,
+        )
 
     @classmethod
     def from_env(cls, **overrides: Any) -> Self:
@@ -141,14 +131,22 @@ class SmsClient:
         Raises:
             ConfigurationError: All problems at once, each by its variable's name.
         """
-        settings = read_settings(overrides)
+        given = Hidden(overrides)
         del overrides
-        return cls(**settings.reveal())
+        settings, problems = read_settings(given)
+        client = None
+        try:
+            client = cls(**settings.reveal())
+        except ConfigurationError as error:
+            problems.append(str(error))
+        if problems or client is None:
+            raise ConfigurationError("; ".join(dict.fromkeys(problems)))
+        return client
 
     @property
     def base_url(self) -> str:
         """The SMS server's address."""
-        return str(self._url)
+        return str(self._exchange.url)
 
     @property
     def server_timezone(self) -> ZoneInfo | None:
@@ -157,42 +155,21 @@ class SmsClient:
         return self._zone
 
     def __repr__(self) -> str:
-        return f"<SmsClient {self._url} {'open' if self._http else 'closed'}>"
+        exchange: Exchange | None = getattr(self, "_exchange", None)  # None while the constructor runs
+        if exchange is None:
+            return "<SmsClient>"
+        return f"<SmsClient {exchange.url} {'open' if exchange.is_open else 'closed'}>"
 
     async def __aenter__(self) -> Self:
-        if self._http is not None:
-            msg = "this SmsClient is open already"
-            raise RuntimeError(msg)
-        context: Any = True  # a transport of the user's own makes its own connections
-        if self._transport is None:
-            context = await anyio.to_thread.run_sync(build_context, self._verify)
         if isinstance(self._zone, str):
             self._zone = await anyio.to_thread.run_sync(load_zone, self._zone)
-        self._limiter = anyio.CapacityLimiter(self._max_connections)
-        self._http = httpx.AsyncClient(
-            verify=context,
-            proxy=self._proxy.reveal(),
-            trust_env=not _is_loopback(self._url.host),
-            transport=self._transport,
-            timeout=None,  # noqa: S113 - one deadline for the whole call stands in `_attempt`
-            # cancelled at a bad moment, httpx 0.28 loses a pool slot for good: so the pool has no limit
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=self._max_connections),
-            headers={
-                "Accept": "application/json",
-                "Accept-Encoding": "gzip",
-                "User-Agent": "his_sms_async",
-            },
-            event_hooks={"request": [_on_request], "response": [self._on_response]},
-        )
+        await self._exchange.open()
         return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
-        http, self._http = self._http, None
-        if http is not None:
-            with anyio.move_on_after(5, shield=True):
-                await http.aclose()
+        await self._exchange.close()
 
     async def send(self, *, sender: str, recipient: str, text: str, external_key: int) -> SendReceipt:
         """Send one SMS (specification, section 3).
@@ -226,7 +203,7 @@ class SmsClient:
         *,
         date_from: datetime,
     ) -> list[Message]:
-        """List the SMS that changed at or after a moment, in the order (UpdatedAt, Id) (specification, section 4).
+        """List the SMS that changed at or after a moment, in the order (UpdatedAt, Id) (section 4).
 
         Args:
             type: Which SMS.
@@ -239,7 +216,7 @@ class SmsClient:
             ServerFailure, ServerTimeout, ConnectionFailed, RateLimited: Try again later.
             AuthenticationError, PermissionDenied, RequestRejected, ConfigurationError: Mend the setting.
         """
-        rows = await self._list(MessageType(type), date_from)
+        rows = await self._list(type, date_from)
         if isinstance(rows, SmsError):
             raise rows
         return [row.message for row in sorted(rows, key=lambda row: (row.updated, row.message.id))]
@@ -260,27 +237,32 @@ class SmsClient:
             body = Hidden(encode_send(message))
         except ConfigurationError as error:
             return bare(error)
-        since = self._last_date or datetime.now(UTC) - timedelta(hours=1)
+        since = self._exchange.last_date or datetime.now(UTC) - timedelta(hours=1)
 
         def decode(status: int, headers: Mapping[str, str], answer: Hidden[bytes]) -> SendReceipt:
             return decode_receipt(status, headers, answer, self.server_timezone)
 
         deadline = anyio.current_time() + self._timeout
-        for attempt in range(1, _ATTEMPTS + 1):
-            outcome = await self._attempt("POST", "", decode, body=body, deadline=deadline)
-            if not isinstance(outcome, _Failure):
+        attempt = 0
+        while True:
+            attempt += 1
+            outcome = await self._exchange.attempt(
+                "POST", "", decode, body=body, deadline=deadline, max_bytes=self._max_response_bytes
+            )
+            if not isinstance(outcome, Failure):
                 return outcome
             failure = outcome.error
             if outcome.may_have_arrived and not is_refusal(failure):
                 return _unknown(message.external_key, since, failure)
             attempts = _ATTEMPTS_IF_LIMITED if isinstance(failure, RateLimited) else _ATTEMPTS
             if not failure.retryable or attempt >= attempts or not await _pause(failure, attempt, deadline):
-                break
-        return failure
+                return failure
 
     async def _list(self, asked: MessageType, date_from: datetime) -> list[Row] | SmsError:
+        if asked not in tuple(MessageType):
+            return ConfigurationError("type must be a MessageType")
         try:
-            query = messages_query(asked, earliest_wall(date_from, self.server_timezone))
+            query = messages_query(MessageType(asked), earliest_wall(date_from, self.server_timezone))
         except (ValueError, OverflowError, AttributeError):
             return ConfigurationError(
                 "date_from must be a datetime; an aware one needs server_timezone (HIS_SMS_SERVER_TIMEZONE)"
@@ -291,87 +273,23 @@ class SmsClient:
         rows, malformed = await _decode_rows(raw, asked, self.server_timezone)
         return bare(malformed[0].error) if malformed else rows
 
-    async def _read(self, query: str, decode: "_Decode[T]") -> T | SmsError:
+    async def _read(self, query: str, decode: Decode[T]) -> T | SmsError:
         """Ask, and ask again within `timeout` where that may help: a read does no harm."""
         deadline = anyio.current_time() + self._timeout
-        for attempt in range(1, _ATTEMPTS + 1):
-            outcome = await self._attempt("GET", query, decode, deadline=deadline)
-            if not isinstance(outcome, _Failure):
+        attempt = 0
+        while True:
+            attempt += 1
+            outcome = await self._exchange.attempt(
+                "GET", query, decode, deadline=deadline, max_bytes=self._max_response_bytes
+            )
+            if not isinstance(outcome, Failure):
                 return outcome
-            error = outcome.error
-            passing = isinstance(error, ConnectionFailed | ServerTimeout | RateLimited) and error.retryable
-            if isinstance(error, ServerFailure):
-                passing = error.http_status in _GATEWAY_FAILURES
-            if not passing or attempt == _ATTEMPTS or not await _pause(error, attempt, deadline):
-                break
-        return error
-
-    async def _attempt(
-        self,
-        method: str,
-        query: str,
-        decode: "_Decode[T]",
-        *,
-        body: Hidden[bytes] | None = None,
-        deadline: float | None = None,
-        max_bytes: int | None = None,
-    ) -> "T | _Failure":
-        """Make one request and decode its answer; what fails is returned, without frames or values.
-
-        With a `deadline` (the event loop's clock) it ends by then; without one it may take as long as it
-        likes, as long as `timeout` seconds do not pass to the first byte, or between bytes.
-        """
-        http, limiter = self._http, self._limiter
-        if http is None or limiter is None:
-            msg = "use SmsClient inside `async with`"
-            raise RuntimeError(msg)
-        progress = _Progress()
-        scope = anyio.CancelScope()
-
-        def heard() -> None:
-            scope.deadline = deadline or anyio.current_time() + self._timeout
-
-        quiet = _in_call.set(True)
-        try:
-            heard()
-            with scope:
-                async with limiter:
-                    request = http.build_request(
-                        method,
-                        self._url.copy_with(query=query.encode() or None),
-                        content=None if body is None else body.reveal(),
-                        headers={"Content-Type": "application/json"} if body else {"Cache-Control": "no-cache"},
-                        extensions={"trace": progress.trace, _PROGRESS: progress},
-                    )
-                    response = await http.send(request, auth=self._auth, stream=True)
-                    try:
-                        heard()
-                        limit = max_bytes or self._max_response_bytes
-                        answer = Hidden(await _read_body(response, limit, heard))
-                    finally:
-                        with anyio.CancelScope(shield=True):
-                            await response.aclose()
-                scope.deadline = math.inf  # the answer is here; to decode it takes no time of the server's
-                arguments = (response.status_code, response.headers, answer)
-                if len(answer.reveal()) > _PARSE_IN_THREAD:
-                    return await anyio.to_thread.run_sync(decode, *arguments)
-                return decode(*arguments)
-        except SmsError as error:
-            failure = bare(error)
-        except _TRANSLATED as error:
-            failure = translate(error)
-        else:
-            failure = _timed_out(progress, self._timeout)
-        finally:
-            _in_call.reset(quiet)
-        return _Failure(failure, may_have_arrived=progress.may_have_arrived)
-
-    async def _on_response(self, response: httpx.Response) -> None:
-        date = parse_http_date(response.headers.get("date"))
-        self._last_date = date or self._last_date
-        progress = response.request.extensions[_PROGRESS]
-        progress.may_have_arrived = response.status_code != 401
-        logger.debug("%s answered HTTP %d", response.request.method, response.status_code)
+            failure = outcome.error
+            passing = isinstance(failure, ConnectionFailed | ServerTimeout | RateLimited) and failure.retryable
+            if isinstance(failure, ServerFailure):
+                passing = failure.http_status in _GATEWAY_FAILURES
+            if not passing or attempt == _ATTEMPTS or not await _pause(failure, attempt, deadline):
+                return failure
 
 
 @attrs.frozen
@@ -393,94 +311,11 @@ async def fetch(client: SmsClient, asked: MessageType, date_from: int, *, max_by
         date = parse_http_date(headers.get("date"))
         return decode_messages(status, headers, body)
 
-    outcome = await client._attempt("GET", messages_query(asked, date_from), decode, max_bytes=max_bytes)  # noqa: SLF001
-    if isinstance(outcome, _Failure):
+    outcome = await client._exchange.attempt("GET", messages_query(asked, date_from), decode, max_bytes=max_bytes)  # noqa: SLF001
+    if isinstance(outcome, Failure):
         return outcome.error
     rows, malformed = await _decode_rows(outcome, asked, client.server_timezone)
     return Answer(rows, malformed, date)
-
-
-_Decode = Callable[[int, Mapping[str, str], Hidden[bytes]], T]
-
-
-@attrs.frozen
-class _Failure:
-    """Why an attempt failed, and whether its request may have reached the server all the same."""
-
-    error: SmsError
-    may_have_arrived: bool = attrs.field(kw_only=True)
-
-
-_PROGRESS = "his_sms_async.progress"
-
-
-@attrs.define
-class _Progress:
-    """How far a request got."""
-
-    may_have_arrived: bool = False
-
-    async def trace(self, event: str, _: Mapping[str, Any]) -> None:
-        """Listen to httpcore (its trace extension): while it connects, nothing of the request is under way."""
-        if event.startswith("connection."):
-            self.may_have_arrived = False
-        elif event.endswith("send_request_headers.started"):
-            self.may_have_arrived = True
-
-
-async def _on_request(request: httpx.Request) -> None:
-    """The token is there and the request goes to the transport; one that does not trace may be on the wire."""
-    request.extensions[_PROGRESS].may_have_arrived = True
-
-
-# --- what a failure means -------------------------------------------------------------------------------
-
-_TRANSLATED = (httpx.HTTPError, httpx.InvalidURL, httpx.CookieConflict, httpx.StreamError, OSError)
-
-_BROKEN = "the connection to the SMS server broke before its answer was complete"
-_UNREACHABLE = "the SMS server cannot be reached; check the base URL (HIS_SMS_BASE_ADDRESS), DNS and the proxy"
-_NOT_HTTP = "the SMS server's answer is not HTTP, or was cut"
-
-# Every exception of httpx, the nearest base class deciding.
-_MEANINGS: Mapping[type[BaseException], tuple[type[SmsError], str]] = {
-    httpx.ConnectError: (ConnectionFailed, _UNREACHABLE),
-    httpx.ConnectTimeout: (ConnectionFailed, _UNREACHABLE),
-    httpx.PoolTimeout: (ConnectionFailed, _UNREACHABLE),
-    httpx.ProxyError: (ConnectionFailed, "the proxy refused; check proxy, or the environment's HTTPS_PROXY"),
-    httpx.UnsupportedProtocol: (ConnectionFailed, _UNREACHABLE),
-    httpx.InvalidURL: (ConnectionFailed, _UNREACHABLE),
-    httpx.TimeoutException: (ServerTimeout, "the SMS server did not answer in time"),
-    httpx.NetworkError: (ConnectionFailed, _BROKEN),
-    OSError: (ConnectionFailed, _BROKEN),
-    httpx.ProtocolError: (ProtocolError, _NOT_HTTP),
-    httpx.DecodingError: (ProtocolError, _NOT_HTTP),
-    httpx.TooManyRedirects: (ProtocolError, _NOT_HTTP),
-    httpx.HTTPStatusError: (ProtocolError, _NOT_HTTP),
-    httpx.CookieConflict: (ProtocolError, _NOT_HTTP),
-    httpx.StreamError: (ProtocolError, _NOT_HTTP),
-    httpx.HTTPError: (ConnectionFailed, _BROKEN),
-}
-
-
-def translate(exception: BaseException) -> SmsError:
-    """An exception of httpx as one of ours, caused by what it said and without its frames."""
-    if is_untrusted(exception):
-        error: SmsError = ConnectionFailed(
-            "the SMS server's certificate is not trusted; give verify (HIS_SMS_CA_FILE) the CA that signed it",
-            retryable=False,
-        )
-    else:
-        kind, message = next(_MEANINGS[cls] for cls in type(exception).__mro__ if cls in _MEANINGS)
-        if "disconnected" in str(exception):  # httpx's RemoteProtocolError for a connection closed unanswered
-            kind, message = ConnectionFailed, _BROKEN
-        error = kind(message, retryable=True)
-    return bare(error, foreign(exception))
-
-
-def _timed_out(progress: _Progress, timeout: float) -> SmsError:
-    if progress.may_have_arrived:
-        return ServerTimeout(f"the SMS server did not answer within timeout={timeout:g} s")
-    return ConnectionFailed(f"the SMS server was not reached within timeout={timeout:g} s")
 
 
 def _unknown(external_key: int, since: datetime, error: SmsError) -> SendOutcomeUnknown:
@@ -507,59 +342,6 @@ async def _pause(error: SmsError, attempt: int, deadline: float) -> bool:
     return True
 
 
-# --- bodies ---------------------------------------------------------------------------------------------
-
-_PIECE = 64 * 1024
-
-
-async def _read_body(response: httpx.Response, limit: int, heard: Callable[[], None]) -> bytes:
-    """Read an answer up to a limit; `heard` is told of every chunk."""
-    if response.is_stream_consumed:  # a transport for tests may hand out an answer that was read already
-        return await response.aread()
-    encoding = response.headers.get("content-encoding", "identity").strip().lower()
-    body = bytearray()
-    # httpx's generators do not close the ones inside them: only an exception from their innermost await, like
-    # the cancellation of this scope, unwinds them all. So nothing else may leave this loop.
-    with anyio.CancelScope() as enough:
-        async for chunk in response.aiter_raw():
-            heard()
-            body += chunk
-            if len(body) > limit:
-                enough.cancel()
-    _check_size(len(body), limit)
-    return bytes(body) if encoding == "identity" else await _inflate(body, encoding, limit)
-
-
-async def _inflate(body: bytearray, encoding: str, limit: int) -> bytes:
-    """Undo gzip or deflate in bounded steps: httpx would make pieces of 67 MB from a hostile body."""
-    if encoding not in ("gzip", "x-gzip", "deflate"):
-        msg = "the answer is compressed in a way that was not asked for"
-        raise ProtocolError(msg)
-    inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
-    inflated = bytearray()
-    rest = bytes(body)
-    try:
-        while rest and not inflater.eof:
-            inflated += inflater.decompress(rest, _PIECE)
-            _check_size(len(inflated), limit)
-            rest = inflater.unconsumed_tail
-            await anyio.lowlevel.checkpoint()
-        inflated += inflater.flush()
-        _check_size(len(inflated), limit)
-    except zlib.error:
-        rest = b""
-    if not inflater.eof:
-        msg = "the answer's compression is broken, or it was cut"
-        raise ProtocolError(msg, retryable=True)
-    return bytes(inflated)
-
-
-def _check_size(size: int, limit: int) -> None:
-    if size > limit:
-        msg = f"the answer is larger than max_response_bytes={limit}"
-        raise ProtocolError(msg)
-
-
 async def _decode_rows(
     raw: Hidden[list[Any]], asked: MessageType, zone: ZoneInfo | None
 ) -> tuple[list[Row], list[MalformedRow]]:
@@ -575,49 +357,3 @@ async def _decode_rows(
         else:
             malformed.append(row)
     return rows, malformed
-
-
-# --- arguments ------------------------------------------------------------------------------------------
-
-
-def _checked_url(address: Hidden[str], *, allow_insecure: bool) -> httpx.URL:
-    try:
-        url = httpx.URL(address.reveal())
-    except (httpx.InvalidURL, TypeError):
-        url = httpx.URL()
-    if url.scheme not in ("https", "http") or not url.host or url.userinfo or url.query or url.fragment:
-        msg = "base_url (HIS_SMS_BASE_ADDRESS) must be like https://SMSServer/, without user, query or fragment"
-        raise ConfigurationError(msg)
-    if url.scheme == "http" and not allow_insecure and not _is_loopback(url.host):
-        msg = "base_url (HIS_SMS_BASE_ADDRESS) must be https://; http:// shows tokens and texts to the network"
-        raise ConfigurationError(msg)
-    return url
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-# --- the loggers of others ------------------------------------------------------------------------------
-
-_in_call: ContextVar[bool] = ContextVar("his_sms_async.in_call", default=False)
-
-
-def _not_in_call(_: logging.LogRecord) -> bool:
-    return not _in_call.get()
-
-
-# httpcore logs headers and, of a broken answer, its raw bytes; httpx logs the server's reason phrase. During
-# our calls, and only then, these records are dropped; `his_sms_async._client` logs method and status instead.
-for _name in (
-    "httpx",
-    "httpcore.connection",
-    "httpcore.http11",
-    "httpcore.http2",
-    "httpcore.proxy",
-    "httpcore.socks",
-):
-    logging.getLogger(_name).addFilter(_not_in_call)

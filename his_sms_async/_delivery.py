@@ -171,7 +171,7 @@ class _Iterator:
 class DeliveryIterator(_Iterator):
     """`poller.deliveries()`: at most `max_in_flight` of its deliveries are in hand at the same time."""
 
-    _max_in_flight: int = attrs.field(kw_only=True)
+    _max_in_flight: int = attrs.field(kw_only=True, alias="max_in_flight")
     _given: list[Delivery] = attrs.field(init=False, factory=list, repr=False)
 
     async def __anext__(self) -> Delivery:

@@ -22,7 +22,7 @@ from ._delivery import Delivery
 from ._errors import ProtocolError, RateLimited, SmsError, StoreError, bare
 from ._handout import Handout
 from ._known import Entry
-from ._models import MessageType, PollerHealth
+from ._models import ErrorCode, MessageType, PollerHealth
 from ._position import Position, Receipt
 from ._store import Delta, Status, Store
 from ._time import format_ticks
@@ -112,7 +112,7 @@ class Engine:
                 for task in (self._poll, self._write):
                     tasks.start_soon(self._until_it_fails, task, tasks.cancel_scope)
         except Exception as error:  # noqa: BLE001 - whatever it is, the consumer must hear of it
-            self.failure = error
+            self._end(error)
         finally:
             self._is_live = False
             self._notify()
@@ -124,8 +124,13 @@ class Engine:
         try:
             await task()
         except Exception as error:  # noqa: BLE001 - likewise; a task group would wrap it, and cancel the consumer
-            self.failure = error
+            self._end(error)
             both.cancel()
+
+    def _end(self, error: Exception) -> None:
+        self.failure = error
+        self._failures += 1
+        self._last_error = _label(error)
 
     async def _poll(self) -> None:
         options = self._options
@@ -252,8 +257,7 @@ class Engine:
     def _note_failure(self, what: str, error: SmsError) -> None:
         """The first of several failures in succession is a warning, the others are not."""
         self._failures += 1
-        code = error.http_status if error.error_code is None else error.error_code
-        self._last_error = type(error).__name__ + ("" if code is None else f" {code}")
+        self._last_error = _label(error)
         logger.log(
             logging.WARNING if self._failures == 1 else logging.DEBUG,
             "%s (%s); trying again until it works",
@@ -362,6 +366,13 @@ class Engine:
             warnings=tuple(sorted(warnings)),
             lease_until=None,
         )
+
+
+def _label(error: Exception) -> str:
+    """An error's class and code; an error code that the specification does not know is the server's own text."""
+    code = getattr(error, "error_code", None)
+    code = int(code) if isinstance(code, ErrorCode) else getattr(error, "http_status", None)
+    return type(error).__name__ if code is None else f"{type(error).__name__} {code}"
 
 
 def _digits(mark: int | None) -> str | None:

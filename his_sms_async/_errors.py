@@ -189,7 +189,8 @@ def foreign(exception: BaseException, *, message: bool = True) -> ForeignError:
 
 def bare(error: SmsError, cause: BaseException | None = None) -> SmsError:
     """Strip an error of the frames and the context that it collected, which may hold what it must not show."""
-    error.__cause__ = cause if isinstance(cause, ForeignError) else error.__cause__
+    kept = error.__cause__ if cause is None else cause
+    error.__cause__ = kept if isinstance(kept, ForeignError) else None
     error.__context__ = None
     return error.with_traceback(None)
 

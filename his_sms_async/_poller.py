@@ -106,13 +106,15 @@ class IncomingPoller(anyio.AsyncContextManagerMixin):
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
         engine = self._engine = Engine(self._options)
-        error: Exception | None = None
+        error: BaseException | None = None
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(engine.run)
                 try:
                     yield self
-                except Exception as raised:  # noqa: BLE001 - the task group would wrap it
+                except anyio.get_cancelled_exc_class():
+                    raise
+                except BaseException as raised:  # noqa: BLE001 - the task group would wrap it
                     error = raised
                 tasks.cancel_scope.cancel()
         finally:

@@ -64,10 +64,10 @@ class Position:
     """
 
     _start: int | None
-    _type: MessageType = attrs.field(kw_only=True)
-    _changes: bool = attrs.field(kw_only=True)
-    _zone: ZoneInfo | None = attrs.field(kw_only=True)
-    _max_seen: int = attrs.field(kw_only=True, default=1_000_000)
+    _type: MessageType = attrs.field(kw_only=True, alias="type")
+    _changes: bool = attrs.field(kw_only=True, alias="changes")
+    _zone: ZoneInfo | None = attrs.field(kw_only=True, alias="zone")
+    _max_seen: int = attrs.field(kw_only=True, alias="max_seen", default=1_000_000)
 
     high: int | None = attrs.field(init=False, default=None)
     """The read mark: the greatest stamp received, clamped to the server's clock."""

@@ -1,7 +1,6 @@
 """Settings from the environment, under the specification's keys (section 2)."""
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -18,31 +17,34 @@ _TOKEN = "TOKEN"  # noqa: S105 - a variable's name
 _AZURE_AD = ("AAD_INSTANCE", "TENANT", "CLIENT_ID", "CLIENT_SECRET", "SCOPE")
 
 
-def read_settings(overrides: Mapping[str, Any]) -> Hidden[dict[str, Any]]:
+def read_settings(overrides: Hidden[dict[str, Any]]) -> tuple[Hidden[dict[str, Any]], list[str]]:
     """Read the keyword arguments of an `SmsClient`; what `overrides` has is not looked up.
 
     Each variable can also stand with `_FILE` at its end and name a file that holds the value, as container
-    platforms hand out secrets; surrounding white space is dropped.
-
-    Raises:
-        ConfigurationError: All problems at once, each by its variable's name.
+    platforms hand out secrets; surrounding white space is dropped. What is missing or wrong is told in a list,
+    each by its variable's name, and replaced by something harmless, so that the rest can be checked too.
     """
     environment = _Environment()
-    settings = dict(overrides)
+    settings: Hidden[dict[str, Any]] = Hidden(dict(overrides.reveal()))
     for argument, name in (
         ("base_url", "BASE_ADDRESS"),
         ("server_timezone", "SERVER_TIMEZONE"),
         ("verify", "CA_FILE"),
     ):
-        if argument not in overrides:
-            settings[argument] = environment.value(name).reveal()
-    if not settings["base_url"]:
+        if argument not in overrides.reveal():
+            settings.reveal()[argument] = environment.value(name).reveal()
+    if not settings.reveal()["base_url"]:
         environment.problems.append(f"{_PREFIX}BASE_ADDRESS is missing")
-    if "auth" not in overrides:
-        settings["auth"] = environment.auth(settings["verify"])
-    if environment.problems:
-        raise ConfigurationError("; ".join(environment.problems))
-    return Hidden(settings)
+        settings.reveal()["base_url"] = "https://missing.invalid/"
+    try:
+        load_zone(settings.reveal()["server_timezone"])
+    except ConfigurationError as error:
+        environment.problems.append(str(error))
+        settings.reveal()["server_timezone"] = None
+    if "auth" not in overrides.reveal():
+        auth = environment.auth(settings.reveal()["verify"])
+        settings.reveal()["auth"] = BearerAuth("missing") if auth is None else auth
+    return settings, environment.problems
 
 
 def in_event_loop() -> bool:
@@ -102,7 +104,10 @@ class _Environment:
         if not token.reveal() and not given:
             self.problems.append(f"{_PREFIX}TOKEN is missing, or {_PREFIX}CLIENT_ID and the others for Azure AD")
             return None
-        missing = [f"{_PREFIX}{name}" for name in ("CLIENT_ID", "CLIENT_SECRET", "SCOPE") if name not in given]
+        needed = ["CLIENT_ID", "CLIENT_SECRET", "SCOPE"]
+        if "{0}" in (azure_ad["AAD_INSTANCE"].reveal() or "{0}"):  # the default has a place for the tenant
+            needed.append("TENANT")
+        missing = [f"{_PREFIX}{name}" for name in needed if name not in given]
         if given and missing:
             self.problems += [f"{variable} is missing" for variable in missing]
             return None

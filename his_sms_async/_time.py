@@ -15,7 +15,8 @@ TICKS_PER_SECOND = 10_000_000
 _TICKS_PER_MICROSECOND = 10
 _TICKS_PER_DAY = 86_400 * TICKS_PER_SECOND
 
-_LAST_DAY = (date.max.toordinal() - 1) * _TICKS_PER_DAY
+# Offset and zone can move a stamp by two days; between these it stays a date whatever they are.
+_FIRST, _LAST = 3 * _TICKS_PER_DAY, (date.max.toordinal() - 3) * _TICKS_PER_DAY
 
 # ISO 8601 as .NET writes it, and as section 4 of the specification shows it: 0 to 7 fraction digits.
 _STAMP = re.compile(
@@ -55,7 +56,7 @@ def parse_stamp(text: str) -> Stamp:
 
     Raises:
         ValueError: It is not a date and time with 0 to 7 fraction digits and an optional offset, or there is
-            no such date, or it lies within a day of the calendar's ends, where zones cannot be applied.
+            no such date, or it lies within days of the calendar's ends, where zones cannot be applied.
     """
     match = _STAMP.fullmatch(text)
     if match is None:
@@ -64,7 +65,7 @@ def parse_stamp(text: str) -> Stamp:
     *calendar, fraction, utc, sign, hours, minutes = match.groups()
     moment = datetime(*(int(part) for part in calendar))  # type: ignore[arg-type]  # noqa: DTZ001
     digits = _ticks_of(moment) + int((fraction or "").ljust(7, "0"))
-    if not _TICKS_PER_DAY <= digits < _LAST_DAY:
+    if not _FIRST <= digits < _LAST:
         msg = "too close to the end of the calendar"
         raise ValueError(msg)
     offset = timedelta(0) if utc else None
@@ -108,9 +109,9 @@ def parse_http_date(value: str | None) -> datetime | None:
     """Read a `Date` header (RFC 9110, 5.6.7), whole seconds, as an aware datetime in UTC; None if unreadable."""
     try:
         moment = parsedate_to_datetime(value or "")
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, OverflowError):
         return None
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 def _wall_clock(moment: datetime, zone: ZoneInfo) -> int:

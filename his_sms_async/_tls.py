@@ -1,5 +1,6 @@
-"""Trust in servers: one TLS context for the SMS server, and one for Azure AD."""
+"""Trust in servers: whose certificates are good, and which hosts need none."""
 
+import ipaddress
 import ssl
 from os import PathLike, fspath
 
@@ -10,23 +11,31 @@ from ._errors import ConfigurationError, foreign
 Verify = ssl.SSLContext | str | PathLike[str] | None
 
 
-def build_context(verify: Verify) -> ssl.SSLContext:
+def build_context(verify: Verify, *, public: bool = False) -> ssl.SSLContext:
     """Make a TLS context; it reads files for 20 ms and more, so call it in a worker thread.
 
     Args:
-        verify: A context of the user's own; the path of a file with the only CA certificates to trust (PEM);
-            or None for the operating system's (where hospitals install their own) and Mozilla's.
+        verify: A context of the user's own; the path of a file with the CA certificates to trust (PEM); or
+            None for the operating system's (where hospitals install their own) and Mozilla's.
+        public: Trust those besides the file's too.
+
+    Raises:
+        ConfigurationError: There is no such file, or it holds no certificates.
     """
     if isinstance(verify, ssl.SSLContext):
         return verify
-    if verify is None:
-        context = ssl.create_default_context()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if verify is None or public:
+        context.load_default_certs()
         context.load_verify_locations(certifi.where())
+    if verify is None:
         return context
     try:
-        return ssl.create_default_context(cafile=fspath(verify))
-    except OSError as error:  # ssl.SSLError is one
+        context.load_verify_locations(fspath(verify))
+    except (OSError, TypeError, ValueError) as error:  # ssl.SSLError is an OSError
         cause = foreign(error)
+    else:
+        return context
     msg = "verify (HIS_SMS_CA_FILE) must be a file with CA certificates in PEM form that can be read"
     raise ConfigurationError(msg) from cause
 
@@ -38,3 +47,11 @@ def is_untrusted(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine itself, where neither TLS nor a proxy is needed."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -14,8 +14,6 @@ from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
 import attrs
-from cattrs import AttributeValidationNote, ClassValidationError, Converter
-from cattrs.gen import make_dict_structure_fn, override
 
 from ._errors import (
     AuthenticationError,
@@ -33,16 +31,26 @@ from ._hidden import Hidden
 from ._models import (
     ErrorCode,
     Message,
-    MessageState,
     MessageType,
     OperatorNumber,
     OutgoingMessage,
     Revision,
     SendReceipt,
 )
-from ._time import Stamp, format_ticks, parse_http_date, parse_stamp, ticks
+from ._strict import (
+    WireMessage,
+    WireNumber,
+    WireReceipt,
+    WireStatus,
+    WrongValueError,
+    folded,
+    integer,
+    plain,
+    stamp,
+    structure,
+)
+from ._time import format_ticks, parse_http_date, ticks
 
-E = TypeVar("E", MessageType, MessageState, ErrorCode)
 M = TypeVar("M")
 
 NUMBERS_QUERY = "type=Numbers"
@@ -115,17 +123,22 @@ def decode_receipt(
     Raises:
         SmsError: As for any answer. Only a clear refusal means that the SMS was not taken: `is_refusal`.
     """
-    data = _open(status, headers, body).reveal()
-    receipt = _structure(_WireReceipt, Hidden(data), what="Data")
+    receipt = structure(WireReceipt, _open(status, headers, body), what="Data", http_status=status)
     return SendReceipt(id=receipt.id, created_at=receipt.created_at.to_datetime(zone))
 
 
 def decode_numbers(status: int, headers: Mapping[str, str], body: Hidden[bytes]) -> list[OperatorNumber]:
     """The answer to `type=Numbers` (specification, section 5), in the server's order."""
-    rows = _list_of(_open(status, headers, body), "ClientOperatorNumbers").reveal()
+    rows = _list_of(_open(status, headers, body), "ClientOperatorNumbers", status)
     numbers = [
-        _structure(_WireNumber, Hidden(row), what=f"ClientOperatorNumbers[{index}]", index=index)
-        for index, row in enumerate(rows)
+        structure(
+            WireNumber,
+            Hidden(rows.reveal()[index]),
+            what=f"ClientOperatorNumbers[{index}]",
+            index=index,
+            http_status=status,
+        )
+        for index in range(len(rows.reveal()))
     ]
     return [OperatorNumber(id=number.id, number=number.number) for number in numbers]
 
@@ -136,13 +149,13 @@ def decode_messages(status: int, headers: Mapping[str, str], body: Hidden[bytes]
     Each is then decoded on its own by `decode_row`, so that one bad row harms no other, and so that the
     caller can let the event loop breathe in between.
     """
-    return _list_of(_open(status, headers, body), "Messages")
+    return _list_of(_open(status, headers, body), "Messages", status)
 
 
 def decode_row(row: Hidden[Any], index: int, asked: MessageType, zone: ZoneInfo | None) -> Row | MalformedRow:
     """One message; `asked` is its type if it names none."""
     try:
-        wire = _structure(_WireMessage, row, what=f"Messages[{index}]", index=index)
+        wire = structure(WireMessage, row, what=f"Messages[{index}]", index=index)
     except ProtocolError as error:
         return _malformed(row, error, zone)
     updated = wire.created_at if wire.updated_at is None else wire.updated_at
@@ -187,7 +200,7 @@ def is_wrong_setting(error: SmsError) -> bool:
 
 def _open(status: int, headers: Mapping[str, str], body: Hidden[bytes]) -> Hidden[Any]:
     """Return the Data of an answer that is a success by HTTP status, StatusCode and ErrorCode alike."""
-    envelope = _parse(body)
+    envelope = Hidden(_parse(body))
     state = _status_of(envelope)
     facts: dict[str, Any] = {"http_status": status}
     if state is not None:
@@ -210,11 +223,11 @@ def _open(status: int, headers: Mapping[str, str], body: Hidden[bytes]) -> Hidde
     if state.error_code != ErrorCode.OK:
         msg = "the SMS server reported an error code that the specification does not know"
         raise ServerFailure(msg, **facts)
-    data = _folded(envelope).get("data")
-    if not isinstance(data, dict):
-        msg = "the answer has no Data" if data is None else "the answer's Data is not an object"
+    data = Hidden(folded(envelope.reveal()).get("data"))
+    if not isinstance(data.reveal(), dict):
+        msg = "the answer has no Data" if data.reveal() is None else "the answer's Data is not an object"
         raise ProtocolError(msg, retryable=True, field="Data", **facts)
-    return Hidden(data)
+    return data
 
 
 _BY_STATUS: Mapping[int, tuple[type[SmsError], str]] = {
@@ -245,12 +258,15 @@ def _raise_for(
     status: int,
     headers: Mapping[str, str],
     body: Hidden[bytes],
-    state: "_WireStatus | None",
+    state: "WireStatus | None",
     facts: dict[str, Any],
 ) -> NoReturn:
     """Raise the error that the status and the envelope's error code stand for."""
     code = None if state is None else state.error_code
-    error, message = _BY_STATUS.get(status) or _BY_ERROR_CODE.get(code) or _by_class(status)
+    by_code = _BY_ERROR_CODE.get(code)
+    if code == ErrorCode.INTERNAL and status in _BY_STATUS:
+        by_code = None  # it says less than 401, 403 and 429 do
+    error, message = by_code or _BY_STATUS.get(status) or _by_class(status)
     message = f"{message} (HTTP {facts['http_status']})"
     if state is None and _is_html(headers, body):
         message = f"{message}: an HTML page, not the SMS server's JSON; {_IN_BETWEEN}"
@@ -271,7 +287,7 @@ _IN_BETWEEN = "check the base URL, and whether a proxy or a login page stands in
 
 
 def _unreadable(
-    headers: Mapping[str, str], body: Hidden[bytes], envelope: Any, facts: dict[str, Any]
+    headers: Mapping[str, str], body: Hidden[bytes], envelope: Hidden[Any], facts: dict[str, Any]
 ) -> ProtocolError:
     """A success by HTTP status whose body is no envelope."""
     if _is_html(headers, body):
@@ -279,7 +295,7 @@ def _unreadable(
         return ProtocolError(msg, **facts)
     if not body.reveal().strip():
         msg = "the answer is empty"
-    elif envelope is None:
+    elif envelope.reveal() is None:
         msg = "the answer is not JSON, or was cut"
     else:
         msg = "the answer has no Status"
@@ -312,39 +328,52 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(name)
 
 
-def _status_of(envelope: Any) -> "_WireStatus | None":
-    status = _folded(envelope).get("status") if isinstance(envelope, dict) else None
-    if not isinstance(status, dict):
+def _status_of(envelope: Hidden[Any]) -> "WireStatus | None":
+    if not isinstance(envelope.reveal(), dict):
+        return None
+    status = Hidden(folded(envelope.reveal()).get("status"))
+    if not isinstance(status.reveal(), dict):
         return None
     try:
-        return _structure(_WireStatus, Hidden(status), what="Status")
+        return structure(WireStatus, status, what="Status")
     except ProtocolError:
-        return _WireStatus(status_code="unreadable")
+        return WireStatus(status_code="unreadable")
+
+
+# .NET's HttpStatusCode and Python's HTTPStatus have each renamed some.
+_STATUS_BY_NAME = {
+    **{plain(name.replace("_", "")): int(member) for name, member in HTTPStatus.__members__.items()},
+    **{plain(member.phrase): int(member) for member in HTTPStatus},
+    **dict.fromkeys(("requestentitytoolarge", "payloadtoolarge", "contenttoolarge"), 413),
+    **dict.fromkeys(("requesturitoolong", "uritoolong"), 414),
+    **dict.fromkeys(("requestedrangenotsatisfiable", "rangenotsatisfiable"), 416),
+    **dict.fromkeys(("unprocessableentity", "unprocessablecontent"), 422),
+}
 
 
 def _http_status_of(code: int | str | None) -> int | None:
     """The number of a StatusCode; missing counts as 200, for then ErrorCode decides alone."""
-    return 200 if code is None else code if isinstance(code, int) else _STATUS_BY_NAME.get(_plain(code))
+    return 200 if code is None else code if isinstance(code, int) else _STATUS_BY_NAME.get(plain(code))
 
 
-def _list_of(data: Hidden[Any], name: str) -> Hidden[list[Any]]:
-    rows = _folded(data.reveal()).get(name.lower(), [])
-    if not isinstance(rows, list):
+def _list_of(data: Hidden[Any], name: str, status: int) -> Hidden[list[Any]]:
+    rows = Hidden(folded(data.reveal()).get(name.lower(), []))
+    if not isinstance(rows.reveal(), list):
         msg = f"the answer's {name} is not a list"
-        raise ProtocolError(msg, retryable=True, field=name)
-    return Hidden(rows)
+        raise ProtocolError(msg, retryable=True, field=name, http_status=status)
+    return rows
 
 
 def _malformed(row: Hidden[Any], error: ProtocolError, zone: ZoneInfo | None) -> MalformedRow:
-    fields = _folded(row.reveal()) if isinstance(row.reveal(), dict) else {}
+    fields = folded(row.reveal()) if isinstance(row.reveal(), dict) else {}
 
     def read(field: str, convert: Callable[[Any, Any], M]) -> M | None:
         try:
             return convert(fields.get(field), None)
-        except _WrongValueError:
+        except WrongValueError:
             return None
 
-    created, updated, identifier = read("createdat", _stamp), read("updatedat", _stamp), read("id", _integer)
+    created, updated, identifier = read("createdat", stamp), read("updatedat", stamp), read("id", integer)
     return MalformedRow(
         key=_digest(row) if identifier is None else identifier,
         created=None if created is None else created.wall(zone),
@@ -355,7 +384,19 @@ def _malformed(row: Hidden[Any], error: ProtocolError, zone: ZoneInfo | None) ->
 
 def _digest(row: Hidden[Any]) -> str:
     """Tell one row from another without keeping it."""
-    return hashlib.sha256(json.dumps(row.reveal(), sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256()
+    todo = Hidden([row.reveal()])
+    while todo.reveal():  # without recursion: a row may be nested more deeply than this thread's stack allows
+        item = Hidden(todo.reveal().pop())
+        if isinstance(item.reveal(), dict):
+            digest.update(b"{%d," % len(item.reveal()))
+            todo.reveal().extend(part for name in sorted(item.reveal()) for part in (item.reveal()[name], name))
+        elif isinstance(item.reveal(), list):
+            digest.update(b"[%d," % len(item.reveal()))
+            todo.reveal().extend(item.reveal())
+        else:
+            digest.update(json.dumps(item.reveal()).encode() + b",")
+    return digest.hexdigest()
 
 
 def _problem_of(message: OutgoingMessage) -> str | None:
@@ -370,162 +411,3 @@ def _problem_of(message: OutgoingMessage) -> str | None:
     if not isinstance(key.reveal(), int) or isinstance(key.reveal(), bool):
         return "external_key must be an int"
     return None
-
-
-# --- the strict converter -------------------------------------------------------------------------------
-
-
-class _WrongValueError(ValueError):
-    """A value is not what the field must hold; the text never quotes it."""
-
-
-def _integer(value: Any, _: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not -(2**63) <= value < 2**63:
-        msg = "is not an integer of 64 bits"
-        raise _WrongValueError(msg)
-    return value
-
-
-def _text(value: Any, _: Any) -> str:
-    if not isinstance(value, str):
-        msg = "is not a text"
-        raise _WrongValueError(msg)
-    return value
-
-
-def _stamp(value: Any, _: Any) -> Stamp:
-    try:
-        return parse_stamp(_text(value, None))
-    except ValueError as error:
-        msg = f"is {error}".replace("is is", "is")
-        raise _WrongValueError(msg) from None
-
-
-def _plain(name: str) -> str:
-    """`Bad Request` and `BadRequest` are the same name, in any case."""
-    return name.replace(" ", "").replace("-", "").replace("'", "").lower()
-
-
-def _word(names: Mapping[str, E], numbers: Mapping[int, E]) -> Callable[[Any, Any], E | int | str]:
-    """Read an enumeration by name or number; what it does not know stays as it was written."""
-
-    def read(value: Any, _: Any) -> E | int | str:
-        if isinstance(value, str):
-            return names.get(_plain(value), value)
-        number = _integer(value, None)
-        return numbers.get(number, number)
-
-    return read
-
-
-_TYPES = {_plain(member): member for member in MessageType}
-_STATES = {_plain(member): member for member in MessageState}
-_ERROR_CODES = {_plain(member.name.replace("_", "")): member for member in ErrorCode}
-_STATUS_BY_NAME = {_plain(member.phrase): int(member) for member in HTTPStatus}
-
-_any_type = _word(_TYPES, dict(enumerate(MessageType, start=1)))
-_any_state = _word(_STATES, dict(enumerate(MessageState)))
-_error_code = _word(_ERROR_CODES, {int(member): member for member in ErrorCode})
-
-
-def _type(value: Any, _: Any) -> MessageType:
-    known = _any_type(value, None)
-    if not isinstance(known, MessageType):
-        msg = "is neither Outgoing nor Incoming"
-        raise _WrongValueError(msg)
-    return known
-
-
-def _state(value: Any, _: Any) -> MessageState | str:
-    known = _any_state(value, None)
-    return known if isinstance(known, str) else str(known)
-
-
-def _status_code(value: Any, _: Any) -> int | str:
-    return value if isinstance(value, str) else _integer(value, None)
-
-
-@attrs.frozen(kw_only=True)
-class _WireStatus:
-    status_code: int | str | None = None
-    error_code: int | str | None = None
-
-
-@attrs.frozen(kw_only=True)
-class _WireReceipt:
-    id: int
-    created_at: Stamp
-
-
-@attrs.frozen(kw_only=True)
-class _WireNumber:
-    id: int
-    number: str = attrs.field(repr=False)
-
-
-@attrs.frozen(kw_only=True)
-class _WireMessage:
-    id: int
-    sender: str = attrs.field(default="", repr=False)
-    recipient: str = attrs.field(default="", repr=False)
-    type: MessageType | None = None
-    created_at: Stamp
-    updated_at: Stamp | None = None
-    text: str = attrs.field(default="", repr=False)
-    state: MessageState | str = MessageState.NONE
-    reply_to_id: int | None = None
-
-
-# Attribute, the specification's name, and how its value is read.
-_FIELDS: Mapping[type[Any], Mapping[str, tuple[str, Callable[[Any, Any], Any]]]] = {
-    _WireStatus: {"status_code": ("StatusCode", _status_code), "error_code": ("ErrorCode", _error_code)},
-    _WireReceipt: {"id": ("Id", _integer), "created_at": ("CreatedAt", _stamp)},
-    _WireNumber: {"id": ("OperatorNumberId", _integer), "number": ("Number", _text)},
-    _WireMessage: {
-        "id": ("Id", _integer),
-        "sender": ("From", _text),
-        "recipient": ("To", _text),
-        "type": ("Type", _type),
-        "created_at": ("CreatedAt", _stamp),
-        "updated_at": ("UpdatedAt", _stamp),
-        "text": ("Text", _text),
-        "state": ("State", _state),
-        "reply_to_id": ("ReplyToMessageId", _integer),
-    },
-}
-
-# A converter of our own: cattrs' defaults turn null into "None", 1.9 into 1 and "false" into True.
-_converter = Converter(detailed_validation=True)
-for _class, _fields in _FIELDS.items():
-    _overrides = {
-        attribute: override(rename=name.lower(), struct_hook=hook) for attribute, (name, hook) in _fields.items()
-    }
-    _converter.register_structure_hook(_class, make_dict_structure_fn(_class, _converter, **_overrides))  # type: ignore[arg-type]
-
-
-def _structure(cls: type[M], value: Hidden[Any], *, what: str, index: int | None = None) -> M:
-    """Structure a JSON object strictly; the first field that is wrong is named, without its value."""
-    if not isinstance(value.reveal(), dict):
-        msg = f"{what} is not an object"
-        raise ProtocolError(msg, retryable=True, index=index)
-    try:
-        return _converter.structure(_folded(value.reveal()), cls)
-    except ClassValidationError as group:
-        attribute, reason = _first_problem(group)
-    field = _FIELDS[cls][attribute][0]
-    msg = f"{what}.{field} {reason}"
-    raise ProtocolError(msg, retryable=True, index=index, field=field)
-
-
-def _first_problem(group: ClassValidationError) -> tuple[str, str]:
-    error = group.exceptions[0]
-    name = next(note.name for note in error.__notes__ if isinstance(note, AttributeValidationNote))
-    return name, str(error) if isinstance(error, _WrongValueError) else "is missing"
-
-
-def _folded(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """An object's fields in lower case and without nulls, which count as missing."""
-    folded = {name.lower(): value for name, value in fields.items() if value is not None}
-    if "updated" in folded:  # the specification's list of fields calls it Updated, its example UpdatedAt
-        folded.setdefault("updatedat", folded["updated"])
-    return folded
