@@ -1,6 +1,5 @@
 """Authorization (specification, section 2): bearer tokens, static or from Azure AD, as httpx auth hooks."""
 
-import copy
 import logging
 import math
 import re
@@ -20,12 +19,13 @@ from ._errors import (
     ProtocolError,
     RateLimited,
     SmsError,
+    again,
     bare,
     foreign,
 )
 from ._hidden import Hidden
 from ._quiet import quiet
-from ._tls import Verify, build_context, is_loopback, is_untrusted
+from ._tls import Verify, build_context, checked_proxy, is_loopback, is_untrusted
 
 logger = logging.getLogger(__name__)
 
@@ -70,8 +70,10 @@ class TokenAuth(httpx.Auth):
 
     def __init__(self, provider: TokenProvider) -> None:
         self._provider = provider
-        self._latest: Hidden[str] | None = None
+        self._latest = Hidden("")
         self._renewing = anyio.Lock()
+        self._renewals = 0
+        self._failure: SmsError | None = None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
@@ -94,10 +96,21 @@ class TokenAuth(httpx.Auth):
             yield request
 
     async def _renew(self, refused: Hidden[str]) -> Hidden[str]:
+        """Have a fresh token, or the failure to get one, of one renewal for all that wait for it."""
+        renewals = self._renewals
         async with self._renewing:
-            if self._latest is not None and self._latest.reveal() != refused.reveal():
-                return self._latest  # another request renewed it while this one waited
-            return await self._obtain(force=True)
+            if self._latest.reveal() != refused.reveal():
+                return self._latest  # another request renewed it while this one was under way
+            if renewals == self._renewals:  # nobody finished one while this one waited
+                self._failure = None
+                try:
+                    await self._obtain(force=True)
+                except SmsError as error:
+                    self._failure = error
+                self._renewals += 1
+        if self._failure is not None:
+            raise again(self._failure)
+        return self._latest
 
     async def _obtain(self, *, force: bool) -> Hidden[str]:
         try:
@@ -153,7 +166,10 @@ class MsalAuth(TokenAuth):
             "client_id (HIS_SMS_CLIENT_ID)": Hidden(client_id),
             "client_secret (HIS_SMS_CLIENT_SECRET)": secret,
             "scope (HIS_SMS_SCOPE)": Hidden(scope),
+            "aad_instance (HIS_SMS_AAD_INSTANCE)": instance,
         }
+        if tenant is not None:
+            given["tenant (HIS_SMS_TENANT)"] = Hidden(tenant)
         for name, value in given.items():
             if not isinstance(value.reveal(), str) or not value.reveal().strip():
                 msg = f"{name} must be a text that is not empty"
@@ -175,7 +191,7 @@ class MsalAuth(TokenAuth):
             scope=scope,
             timeout=timeout,
             verify=verify,
-            proxy=route,
+            proxy=checked_proxy(route),
         )
         super().__init__(_TokenCache(azure_ad, timeout=timeout, clock=clock))
 
@@ -238,7 +254,7 @@ class _TokenCache:
         """The renewal failed: go on with the token in hand while it is valid."""
         now = self._clock()
         if force or now >= self._expires_at:
-            raise bare(copy.copy(failure))
+            raise again(failure)
         logger.warning(
             "the token could not be renewed (%s); the last one is used while it is valid",
             type(failure).__name__,
@@ -380,9 +396,13 @@ def _read_token(result: Hidden[Any]) -> _Token:
     answer = result.reveal() if isinstance(result.reveal(), dict) else {}
     if "access_token" not in answer:
         raise _refused(result)
+    if not _is_token(Hidden(answer["access_token"])):
+        raise AuthenticationError("Azure AD gave a token that is no text of visible ASCII characters")
     lifetime = float(answer.get("expires_in", 0))
     ahead = lifetime - min(_RENEWAL_MARGIN, lifetime / 2)
-    return _Token(answer["access_token"], lifetime, min(ahead, float(answer.get("refresh_in", ahead))))
+    if "refresh_on" in answer:  # MSAL turns the answer's refresh_in into a time of day
+        ahead = min(ahead, float(answer["refresh_on"]) - time.time())
+    return _Token(answer["access_token"], lifetime, ahead)
 
 
 def _refused(result: Hidden[Any]) -> AuthenticationError:

@@ -24,11 +24,11 @@ from ._errors import (
     bare,
 )
 from ._hidden import Hidden
-from ._http import Auth, Decode, Exchange, Failure, Transport, checked_proxy, checked_url
+from ._http import Auth, Decode, Exchange, Failure, Transport, checked_url
 from ._models import Message, MessageType, OperatorNumber, OutgoingMessage, SendReceipt
 from ._settings import in_event_loop, load_zone, read_settings
 from ._time import earliest_wall, parse_http_date
-from ._tls import Verify
+from ._tls import Verify, checked_proxy
 from ._wire import (
     NUMBERS_QUERY,
     MalformedRow,

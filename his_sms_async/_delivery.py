@@ -57,7 +57,7 @@ class Delivery:
     """How often this was handed out, this time included; from 1."""
     outcome: str | None = attrs.field(init=False, default=None)
     """ "acked", "rejected" or "released"; None while it is in hand."""
-    _event: anyio.Event | None = attrs.field(init=False, default=None, repr=False)
+    _durable: anyio.Event = attrs.field(init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         self.message = self._entry.row.message
@@ -129,11 +129,10 @@ class Delivery:
 
     async def _settle(self, outcome: str, status: Status, reason: str | None) -> None:
         def write() -> None:
-            self._event = self._desk.settle(self._entry, status, reason)
+            self._durable = self._desk.settle(self._entry, status, reason)
 
         self._decide(outcome, write)
-        if self._event is not None:
-            await self._desk.durable(self._event)
+        await self._desk.durable(self._durable)
 
     def _decide(self, outcome: str, act: Callable[[], None]) -> None:
         if self.outcome == outcome:

@@ -23,6 +23,7 @@ No error shows a phone number, a text, an external key or a token: not in `str`,
 in the local variables of the frames that its traceback carries.
 """
 
+import copy
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -193,6 +194,11 @@ def bare(error: SmsError, cause: BaseException | None = None) -> SmsError:
     error.__cause__ = kept if isinstance(kept, ForeignError) else None
     error.__context__ = None
     return error.with_traceback(None)
+
+
+def again(error: SmsError) -> SmsError:
+    """The same error for another caller: each raises its own."""
+    return bare(copy.copy(error), error.__cause__)
 
 
 def _unpickled(cls: type[SmsError], args: tuple[Any, ...], attributes: Mapping[str, Any]) -> SmsError:

@@ -378,20 +378,6 @@ def checked_url(address: Hidden[str], *, allow_insecure: bool) -> httpx.URL:
     return url.reveal()
 
 
-def checked_proxy(address: Hidden[str | None]) -> Hidden[str | None]:
-    """A proxy's address.
-
-    Raises:
-        ConfigurationError: It is none.
-    """
-    if address.reveal() is not None:
-        url = Hidden(_parsed(Hidden(address.reveal() or "")))
-        if url.reveal().scheme not in ("http", "https") or not url.reveal().host:
-            msg = "proxy must be like http://proxy:8080"
-            raise ConfigurationError(msg)
-    return address
-
-
 def _parsed(address: Hidden[str]) -> httpx.URL:
     try:
         return httpx.URL(address.reveal())

@@ -373,8 +373,8 @@ class Position:
         if self._dirty or self._forgotten or self.quarantine.added or self.quarantine.cured:
             return True
         marks = self._marks()
-        if self._told is None or marks is None:
-            return marks is not None
+        if self._told is None:
+            return True
         is_lowered = marks.low is not None and self._told.low is not None and marks.low < self._told.low
         return (
             is_lowered or marks.swept_at != self._told.swept_at or (marks != self._told and marks.low == self.high)
@@ -397,7 +397,5 @@ class Position:
         self.quarantine.cured.clear()
         return None if delta == Delta() else delta
 
-    def _marks(self) -> Marks | None:
-        if self._start is None:
-            return None
-        return Marks(start=self._start, low=self.low, caught_up=self._caught_up, swept_at=self._swept_at)
+    def _marks(self) -> Marks:
+        return Marks(start=self._start or 0, low=self.low, caught_up=self._caught_up, swept_at=self._swept_at)

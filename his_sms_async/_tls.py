@@ -1,12 +1,14 @@
-"""Trust in servers: whose certificates are good, and which hosts need none."""
+"""The way to a server: whose certificates are good, through which proxy, and which hosts need neither."""
 
 import ipaddress
 import ssl
 from os import PathLike, fspath
+from urllib.parse import urlsplit
 
 import certifi
 
 from ._errors import ConfigurationError, foreign
+from ._hidden import Hidden
 
 Verify = ssl.SSLContext | str | PathLike[str] | None
 
@@ -47,6 +49,24 @@ def is_untrusted(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def checked_proxy(address: Hidden[str | None]) -> Hidden[str | None]:
+    """A proxy's address, if there is one.
+
+    Raises:
+        ConfigurationError: It is none.
+    """
+    if address.reveal() is not None:
+        try:
+            parts = Hidden(urlsplit(address.reveal() or ""))
+            fine = parts.reveal().scheme in ("http", "https") and bool(parts.reveal().hostname)
+        except (AttributeError, TypeError, ValueError):
+            fine = False
+        if not fine:
+            msg = "proxy must be like http://proxy:8080"
+            raise ConfigurationError(msg)
+    return address
 
 
 def is_loopback(host: str) -> bool:

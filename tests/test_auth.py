@@ -506,11 +506,11 @@ def authority() -> trustme.CA:
 
 
 @pytest.fixture(scope="module")
-def ca_file(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Its certificate."""
-    path: Path = tmp_path_factory.mktemp("ca") / "ca.pem"
-    authority.cert_pem.write_to_path(str(path))
-    return path
+def trust(authority: trustme.CA) -> ssl.SSLContext:
+    """What trusts it, and is built once."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    authority.configure_trust(context)
+    return context
 
 
 @pytest.fixture(scope="module")
@@ -525,7 +525,7 @@ Start = Callable[..., Any]
 
 
 @pytest.fixture
-def start(tls: ssl.SSLContext, ca_file: Path) -> Start:
+def start(tls: ssl.SSLContext, trust: ssl.SSLContext) -> Start:
     """Serve a fake Azure AD in a block, which yields a `MsalAuth` for it."""
 
     @asynccontextmanager
@@ -537,7 +537,7 @@ def start(tls: ssl.SSLContext, ca_file: Path) -> Start:
             "client_secret": "secret",
             "scope": SCOPE,
             "aad_instance": f"https://localhost:{azure_ad.port}/t",
-            "verify": ca_file,
+            "verify": trust,
         }
         async with listener, anyio.create_task_group() as tasks:
             tasks.start_soon(TLSListener(listener, tls, standard_compatible=False).serve, azure_ad.handle)

@@ -65,7 +65,7 @@ class World:
 
     def client(self) -> Any:
         client = self.server.client()
-        client._transport = httpx.MockTransport(self.answer)
+        client._exchange.transport = httpx.MockTransport(self.answer)
         return client
 
     def poller(self, client: Any) -> AbstractAsyncContextManager[IncomingPoller]:

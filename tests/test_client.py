@@ -845,6 +845,15 @@ async def test_empty_body_that_claims_to_be_compressed_is_an_empty_body(
             await client.send(**REMINDER)
 
 
+@pytest.mark.parametrize(("status", "expected"), [(403, PermissionDenied), (404, RequestRejected)])
+async def test_broken_body_of_a_refusal_leaves_it_a_refusal(status: int, expected: type[SmsError]) -> None:
+    """A 4xx says enough: the SMS was not sent, whatever the body would add."""
+    server = FakeServer(script=[streamed(b"no gzip", status=status, content_encoding="gzip")])
+    async with server.client() as client:
+        with pytest.raises(expected):
+            await client.send(**REMINDER)
+
+
 # --- every exception of httpx ---------------------------------------------------------------------------
 
 HTTPX_EXCEPTIONS = sorted(

@@ -298,8 +298,6 @@ async def test_broken_read_has_its_error(behave: Behaviour, read_error: type[Sms
     assert type(caught.value) is read_error
 
 
-# httpcore leaves httpx's iterator over the request's body alone when it cannot write; trio complains about that
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 async def test_connection_closed_before_the_request_was_read_is_unknown_too() -> None:
     """Whether bytes were read cannot be seen from here."""
     async with serving(close_at_once) as server, client_of(server) as client:
@@ -418,6 +416,12 @@ async def close_tunnel(peer: Peer) -> None:
     await peer.read()
 
 
+async def garble_tunnel(peer: Peer) -> None:
+    """Speak another protocol."""
+    await peer.read()
+    await peer.say(b"SSH-2.0-OpenSSH_9.6\r\n\r\n")
+
+
 async def break_tunnel(peer: Peer) -> None:
     """Break the tunnel when TLS begins."""
     await peer.read()
@@ -431,7 +435,7 @@ async def ignore_tunnel(peer: Peer) -> None:
     await peer.read()
 
 
-@pytest.mark.parametrize("behave", [refuse_tunnel, close_tunnel, break_tunnel, ignore_tunnel])
+@pytest.mark.parametrize("behave", [refuse_tunnel, close_tunnel, garble_tunnel, break_tunnel, ignore_tunnel])
 async def test_send_that_does_not_get_through_the_proxy_was_not_sent(behave: Behaviour) -> None:
     """While a proxy opens the tunnel, or TLS begins in it, nothing of the request is under way."""
     async with serving(behave) as server:

@@ -814,7 +814,7 @@ async def test_one_request_is_under_way_at_a_time(bench: Bench) -> None:
 
     async with bench.server.client() as client:
         pass
-    client._transport = Slow()
+    client._exchange.transport = Slow()
     async with client, IncomingPoller(client, start="everything", store=bench.store, clock=bench.clock) as poller:
         for _ in range(5):
             await bench.turn(10)
@@ -886,7 +886,7 @@ async def test_leaving_takes_no_time_when_the_server_never_answers(bench: Bench)
             raise AssertionError
 
     client = bench.server.client()
-    client._transport = Silent()
+    client._exchange.transport = Silent()
     async with client:
         with anyio.fail_after(5):
             async with IncomingPoller(client, start="everything", store=bench.store) as poller:
@@ -928,3 +928,55 @@ async def test_a_certificate_that_is_not_trusted_is_raised(bench: Bench) -> None
     async with bench.poller() as poller:
         with pytest.raises(ConnectionFailed, match="trusted"):
             await anext(aiter(poller))
+
+
+async def test_what_was_settled_inside_its_block_stays_so(bench: Bench) -> None:
+    """An explicit settlement wins over how the block ends."""
+    bench.server.rows = [row(1, 0)]
+    async with bench.poller() as poller:
+        delivery = await anext(poller.deliveries())
+        with pytest.raises(KeyError):
+            async with delivery:
+                await delivery.ack()
+                raise KeyError
+
+        assert delivery.outcome == "acked"
+
+
+async def test_a_change_does_not_hide_that_the_message_was_rejected(bench: Bench) -> None:
+    """A rejected message can be requeued also after a change of it was settled."""
+    bench.server.rows = [row(1, 0, State="Accepted")]
+    async with bench.poller(changes=True) as poller:
+        deliveries = poller.deliveries()
+        await (await anext(deliveries)).reject("later")
+        bench.server.rows = [row(1, 5, created=0, State="Seen")]
+        await bench.turn(10)
+        await (await anext(deliveries)).ack()
+
+        assert poller.health().rejected == 1
+        assert await bench.store.requeue("incoming") == 1
+
+
+async def test_a_message_that_is_listed_twice_comes_once(bench: Bench) -> None:
+    """The newest revision in an answer counts, in whatever order they stand."""
+    bench.server.rows = [row(1, 5, created=0, State="Seen"), row(1, 0, State="Accepted")]
+    async with bench.poller() as poller:
+        delivery = await anext(poller.deliveries())
+
+        assert delivery.message.state is MessageState.SEEN
+        await delivery.ack()
+        assert await nothing_comes(poller)
+
+
+async def test_a_quarantine_outlives_a_restart_and_has_a_bound(bench: Bench) -> None:
+    """Malformed rows without stamps are kept too; where there are too many, health says so."""
+    bench.server.rows = [row(1, 0), {"Id": 2}]
+    async with bench.poller() as poller:
+        assert poller.health().malformed == 1
+    bench.server.rows += [{"Id": number} for number in range(10, 10_010)]
+    async with bench.poller() as poller:
+        health = poller.health()
+
+        assert (health.malformed, health.degraded) == (10_000, True)
+        assert "quarantine-bound" in health.warnings
+        assert await take(poller, 1) == [1]
