@@ -154,5 +154,8 @@ def newest_of_each(rows: Iterable[Row]) -> list[Row]:
     return sorted(newest.values(), key=lambda row: (row.updated, row.message.id))
 
 
+_STATES = {str(state): state for state in MessageState}
+
+
 def _as_state(state: str) -> MessageState | str:
-    return MessageState(state) if state in MessageState else state
+    return _STATES.get(state, state)

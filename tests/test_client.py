@@ -1091,6 +1091,24 @@ def test_zone_is_given_as_object_or_by_name() -> None:
     assert zones == [zone, zone, None]
 
 
+async def test_zone_named_on_the_event_loop_is_loaded_off_it() -> None:
+    """Reading zone files blocks, so a client made in async code loads its zone when its block is entered."""
+    server = FakeServer(rows=[row(1)])
+    async with server.client(server_timezone="Europe/Vilnius") as client:
+        (message,) = await client.list_messages(date_from=NOON_IN_VILNIUS)
+    assert client.server_timezone == ZoneInfo("Europe/Vilnius")
+    assert message.created_at == NOON_IN_VILNIUS
+
+
+async def test_zone_that_does_not_exist_is_refused_on_the_event_loop_too() -> None:
+    """At the latest when the block is entered, before any request."""
+    server = FakeServer()
+    with pytest.raises(ConfigurationError, match="HIS_SMS_SERVER_TIMEZONE"):
+        async with server.client(server_timezone="Europe/Nowhere"):
+            pass
+    assert not server.requests
+
+
 # --- the life of a client -------------------------------------------------------------------------------
 
 
