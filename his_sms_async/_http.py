@@ -7,7 +7,7 @@ costs these two files.
 import logging
 import math
 import zlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from datetime import datetime
 from typing import Any, Self, TypeVar
@@ -181,34 +181,29 @@ class Exchange:
                     try:
                         request = await flow.asend(response)
                     except StopAsyncIteration:
-                        body = await _read_body(response, limit, heard)
+                        body = await _read_answer(response, limit, heard)
                         return _Answer(response.status_code, response.headers, Hidden(body))
                 finally:
                     with anyio.CancelScope(shield=True):
                         await response.aclose()
 
 
-@attrs.frozen
+@attrs.define
 class _Body(httpx.AsyncByteStream):
     """A request's body; httpx's own is a generator, which trio complains about if it is left half-way."""
 
     content: Hidden[bytes]
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return _Once([self.content])
-
-
-@attrs.define
-class _Once:
-    pieces: list[Hidden[bytes]]
+    _is_sent: bool = attrs.field(init=False, default=False)
 
     def __aiter__(self) -> Self:
+        self._is_sent = False  # after a 401 it is sent again
         return self
 
     async def __anext__(self) -> bytes:
-        if not self.pieces:
+        if self._is_sent:
             raise StopAsyncIteration
-        return self.pieces.pop().reveal()
+        self._is_sent = True
+        return self.content.reveal()
 
 
 @attrs.frozen
@@ -302,6 +297,16 @@ def _timed_out(progress: _Progress, timeout: float) -> SmsError:
 _PIECE = 64 * 1024
 
 
+async def _read_answer(response: httpx.Response, limit: int, heard: Callable[[], None]) -> bytes:
+    """Read an answer; of an error that cannot be read, the status says enough."""
+    try:
+        return await _read_body(response, limit, heard)
+    except (*_TRANSLATED, ProtocolError):
+        if response.status_code < 400:
+            raise
+    return b""
+
+
 async def _read_body(response: httpx.Response, limit: int, heard: Callable[[], None]) -> bytes:
     """Read an answer up to a limit; `heard` is told of every chunk."""
     if response.is_stream_consumed:  # a transport for tests may hand out an answer that was read already
@@ -319,12 +324,7 @@ async def _read_body(response: httpx.Response, limit: int, heard: Callable[[], N
     encoding = response.headers.get("content-encoding", "").strip().lower()
     if encoding in ("", "identity") or not body:
         return bytes(body)
-    try:
-        return await _inflate(body, encoding, limit)
-    except ProtocolError:
-        if response.status_code < 400:
-            raise
-    return b""  # the status says enough
+    return await _inflate(body, encoding, limit)
 
 
 async def _inflate(body: bytearray, encoding: str, limit: int) -> bytes:

@@ -37,7 +37,8 @@ def read_settings(overrides: Hidden[dict[str, Any]]) -> tuple[Hidden[dict[str, A
         environment.problems.append(f"{_PREFIX}BASE_ADDRESS is missing")
         settings.reveal()["base_url"] = "https://missing.invalid/"
     try:
-        load_zone(settings.reveal()["server_timezone"])
+        if not in_event_loop():
+            load_zone(settings.reveal()["server_timezone"])
     except ConfigurationError as error:
         environment.problems.append(str(error))
         settings.reveal()["server_timezone"] = None

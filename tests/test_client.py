@@ -262,7 +262,7 @@ async def test_unclear_answer_to_a_send_is_an_unknown_outcome(
             await client.send(**REMINDER)
     assert len(server.requests) == 1
     assert caught.value.external_key == 27342
-    assert caught.value.http_status in (http_status, None)
+    assert caught.value.http_status == http_status
     assert caught.value.error_code == error_code
     assert not caught.value.retryable
 
@@ -852,6 +852,22 @@ async def test_broken_body_of_a_refusal_leaves_it_a_refusal(status: int, expecte
     async with server.client() as client:
         with pytest.raises(expected):
             await client.send(**REMINDER)
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"), [(401, AuthenticationError), (403, PermissionDenied), (404, RequestRejected)]
+)
+@pytest.mark.parametrize("body", [(b'{"Da', httpx.ReadError("x")), (b" " * 2000,)])
+async def test_body_of_a_refusal_that_cannot_be_read_leaves_it_a_refusal(
+    status: int, expected: type[SmsError], body: Sequence[bytes | Exception]
+) -> None:
+    """Cut, or longer than the limit: the status has said that the SMS was not sent, and it is not sent again."""
+    server = FakeServer(script=[streamed(*body, status=status)])
+    async with server.client(max_response_bytes=1000) as client:
+        with pytest.raises(SmsError) as caught:
+            await client.send(**REMINDER)
+    assert type(caught.value) is expected
+    assert len(server.requests) == 1
 
 
 # --- every exception of httpx ---------------------------------------------------------------------------
