@@ -102,15 +102,18 @@ class TokenAuth(httpx.Auth):
             if self._latest.reveal() != refused.reveal():
                 return self._latest  # another request renewed it while this one was under way
             if renewals == self._renewals:  # nobody finished one while this one waited
-                self._failure = None
-                try:
-                    await self._obtain(force=True)
-                except SmsError as error:
-                    self._failure = error
-                self._renewals += 1
+                await self._force()
         if self._failure is not None:
             raise again(self._failure)
         return self._latest
+
+    async def _force(self) -> None:
+        self._failure = None
+        try:
+            await self._obtain(force=True)
+        except SmsError as error:
+            self._failure = error
+        self._renewals += 1
 
     async def _obtain(self, *, force: bool) -> Hidden[str]:
         try:
