@@ -168,13 +168,14 @@ class IncomingPoller(anyio.AsyncContextManagerMixin):
             concurrency: How many handlers run at the same time, at most; one at a time for each sender.
         """
         deliveries = self.deliveries(max_in_flight=concurrency)
+        fatal: list[Exception] = []
         async with anyio.create_task_group() as handlers:
             try:
                 while True:
                     handlers.start_soon(_handle, handler, await anext(deliveries))
             except Exception as error:  # noqa: BLE001 - the task group would wrap it
-                fatal = error
-        raise fatal
+                fatal.append(error)
+        raise fatal[0]
 
     def health(self) -> PollerHealth:
         """Tell how the poller is doing, for probes and dashboards; cheap, and callable from any thread.
