@@ -1,6 +1,7 @@
 """The project's commands: `nox` runs the checks and the tests on the current Python."""
 
 import os
+import shutil
 from pathlib import Path
 
 import nox
@@ -28,8 +29,9 @@ def checks(session: nox.Session) -> None:
     session.run("ruff", "check", ".")
     session.run("lint-imports")
     session.run("mypy")
-    session.run("basedpyright")
-    session.run("basedpyright", "--ignoreexternal", "--verifytypes", "his_sms_async")
+    python = shutil.which("python", path=session.bin) or "python"
+    session.run("basedpyright", "--pythonpath", python)
+    session.run("basedpyright", "--pythonpath", python, "--ignoreexternal", "--verifytypes", "his_sms_async")
 
 
 @nox.session
