@@ -54,13 +54,13 @@ class Position:
 
     Args:
         start: In ticks of the server's wall clock; None for "now", when the first answer is taken as seen.
-        saved: What the store holds; it wins over `start`.
         type: Which SMS are polled.
         changes: Whether later revisions of a message are wanted.
         zone: The server's zone, if it is known.
-        now: Elapsed seconds.
-        wall_time: Seconds since 1970 of this machine's clock; it dates the deep sweeps, and nothing else.
         max_seen: How many messages are remembered at most.
+
+    Its methods are told the time: `now` is elapsed seconds of any monotonic clock, `wall_time` seconds since
+    1970 of this machine's, which dates the deep sweeps, and nothing else.
     """
 
     _start: int | None
@@ -186,7 +186,7 @@ class Position:
         starts_now = self._start is None
         if starts_now and not self._begin_now(ask, date):
             return Receipt([], [], [])  # it began too late; `ask()` begins earlier from now on
-        limit = self._watch_clock(date)
+        runs_backwards, limit = self._watch_clock(date)
         rows = self._relevant(rows)
         cured = self.quarantine.release(rows, malformed, ask.date_from)
         found = self.quarantine.add(malformed, ask.date_from)
@@ -200,11 +200,13 @@ class Position:
             entry = self._sort_in(row, now, is_late=before is not None and row.updated < before, cured=cured)
             if entry is not None:
                 (moved if entry.place else entries).append(entry)
-                if entry.change is None and ask.shorter is not None and row.updated < ask.shorter:
-                    self._ladder.sweep()  # a clock runs backwards: the next shorter look-back missed it
+                # a new row that the next shorter look-back would have missed
+                runs_backwards |= entry.change is None and ask.shorter is not None and row.updated < ask.shorter
         self._move_high(rows, limit)
         self._answered = True
         self._ladder.answered(ask, now, self.high)
+        if runs_backwards:
+            self._ladder.sweep()
         if ask.rung == 2:
             self._swept_at = wall_time
         if self._wanted is not None and ask.date_from <= max(self._wanted, self._start or 0):
@@ -227,18 +229,21 @@ class Position:
         self._caught_up = utc - _WESTERNMOST if self._zone is None else wall_of_date(date, self._zone)
         return True
 
-    def _watch_clock(self, date: datetime | None) -> int | None:
-        """Return how far `high` may go: to the end of the second that the server's `Date` header names."""
+    def _watch_clock(self, date: datetime | None) -> tuple[bool, int | None]:
+        """Tell whether the server's clock was set back, and how far `high` may go.
+
+        That is to the end of the second that the `Date` header names.
+        """
         if date is None:
             self.warnings.add("no-date-header")
-            return None
+            return False, None
         utc = wall_of_date(date, None)
-        if self._server_now is not None and utc < self._server_now - _STEP:
+        is_set_back = self._server_now is not None and utc < self._server_now - _STEP
+        if is_set_back:
             self.warnings.add("clock-step")
-            self._ladder.sweep()
         self._server_now = utc
         wall = utc + _EASTERNMOST if self._zone is None else wall_of_date(date, self._zone)
-        return wall + TICKS_PER_SECOND - 1
+        return is_set_back, wall + TICKS_PER_SECOND - 1
 
     def _relevant(self, rows: Sequence[Row]) -> list[Row]:
         """The rows that were asked for; servers may list more."""

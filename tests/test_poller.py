@@ -578,6 +578,28 @@ async def test_a_clock_that_runs_backwards_calls_for_a_deep_sweep(bench: Bench) 
         assert bench.server.asked[-1] == "2026-03-08 12:00:00.0000000"
 
 
+async def test_rows_far_behind_are_looked_for_at_once_while_they_come(bench: Bench) -> None:
+    """A node that is three hours behind: the hourly sweep finds its first row, and the next poll sweeps again."""
+    bench.server.rows = [row(1, 0)]
+    async with bench.poller(interval=60) as poller:
+        deliveries = poller.deliveries()
+        await (await anext(deliveries)).ack()
+        await bench.turn(60)
+        bench.server.rows.append(row(2, -10_800))
+        await bench.turn(60)
+        assert await nothing_comes(poller)
+        await bench.turn(3600)
+        await (await anext(deliveries)).ack()
+        bench.server.rows.append(row(3, -10_700))
+        await bench.turn(60)
+        assert (await anext(deliveries)).message.id == 3
+        await bench.turn(60)
+        await bench.turn(60)
+
+        deep = "2026-03-08 12:00:00.0000000"
+        assert [asked == deep for asked in bench.server.asked[-4:]] == [True, True, True, False]
+
+
 async def test_a_row_from_the_future_hides_nothing(bench: Bench) -> None:
     """One row stamped tomorrow does not move the read mark beyond the server's clock."""
     bench.server.rows = [row(1, 86_400)]
