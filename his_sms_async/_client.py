@@ -46,7 +46,7 @@ T = TypeVar("T")
 
 # A POST that certainly did not arrive, and a read, are tried so often at most, within `timeout`.
 _ATTEMPTS = 4
-# After 429 a POST is repeated twice at most (contract, 4.1).
+# After 429 a POST is repeated twice at most.
 _ATTEMPTS_IF_LIMITED = 3
 _GATEWAY_FAILURES = (502, 503, 504)
 # Rows to decode before the event loop gets its turn: about a millisecond.

@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# A server's Retry-After is honoured up to so many seconds (contract, 3.5).
+# A server's Retry-After is honoured up to so many seconds.
 _MAX_RETRY_AFTER = 300.0
 # Seconds that the store has to close, when it may not answer at all.
 _GRACE = 2.0

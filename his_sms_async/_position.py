@@ -22,7 +22,7 @@ from ._store import Delta, Identity, Marks, Record, Saved, Status
 from ._time import TICKS_PER_SECOND, ticks, wall_of_date
 from ._wire import MalformedRow, Row
 
-# What was created so long before the point up to which the poller had caught up is not new (contract, 3.2).
+# What was created so long before the point up to which the poller had caught up is not new.
 _KEPT = ticks(hours=48)
 # Where the server's zone is unknown, its wall clock may be so far ahead of UTC, or behind.
 _EASTERNMOST, _WESTERNMOST = ticks(hours=14), ticks(hours=13)

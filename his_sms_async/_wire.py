@@ -180,7 +180,7 @@ def decode_row(row: Hidden[Any], index: int, asked: MessageType, zone: ZoneInfo 
 
 
 def is_refusal(error: SmsError) -> bool:
-    """Whether the answer to a POST says for certain that the SMS was not taken (contract, 4.1)."""
+    """Whether the answer to a POST says for certain that the SMS was not taken."""
     return isinstance(error, AuthenticationError | PermissionDenied | RateLimited | RequestRejected)
 
 
