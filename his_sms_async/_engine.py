@@ -86,6 +86,8 @@ class Engine:
     """Set when there is something to write."""
     _news: anyio.Event = attrs.field(init=False, factory=anyio.Event)
     """Set, and replaced, when consumers should look again."""
+    _unsaved: Delta | None = attrs.field(init=False, default=None)
+    """What is being written."""
     _is_live: bool = attrs.field(init=False, default=True)
     _last_ok: float | None = attrs.field(init=False, default=None)
     _failures: int = attrs.field(init=False, default=0)
@@ -114,11 +116,30 @@ class Engine:
         except Exception as error:  # noqa: BLE001 - whatever it is, the consumer must hear of it
             self._end(error)
         finally:
+            if opened:
+                await self._within_grace("the last settlements were not stored", self._write_the_rest)
             self._is_live = False
             self._notify()
             if opened:
-                with anyio.move_on_after(_GRACE, shield=True):
-                    await options.store.close(options.name)
+                await self._within_grace("the store did not close", lambda: options.store.close(options.name))
+
+    async def _within_grace(self, complaint: str, call: Callable[[], Awaitable[None]]) -> None:
+        """Do what is left to be done, cancelled or not; what fails now must not hide why the block is left."""
+        with anyio.move_on_after(_GRACE, shield=True):
+            try:
+                await call()
+            except Exception as error:  # noqa: BLE001 - likewise
+                logger.warning("%s (%s)", complaint, _label(error))
+
+    async def _write_the_rest(self) -> None:
+        """Write the settlements that were asked for; what an interrupted write held is written again."""
+        if self._unsaved is not None:
+            await self._options.store.save(self._options.name, self._unsaved)
+        for settlement in self._settlements:
+            self._position.settle(settlement.entry, settlement.status, settlement.reason)
+        delta = self._position.delta() if self._settlements else None
+        if delta is not None:
+            await self._options.store.save(self._options.name, delta)
 
     async def _until_it_fails(self, task: Callable[[], Awaitable[None]], both: anyio.CancelScope) -> None:
         try:
@@ -208,7 +229,9 @@ class Engine:
             self._position.attempt(entry)
         delta = self._position.delta()
         if delta is not None:  # pragma: no branch - a flush finds nothing if another write took it along
+            self._unsaved = delta
             await self._save(delta)
+            self._unsaved = None
         for settlement in settlements:
             self._handout.done(settlement.entry)
             settlement.durable.set()
@@ -266,14 +289,14 @@ class Engine:
         )
 
     def _pause_after(self, error: SmsError) -> float:
-        if isinstance(error, RateLimited) and error.retry_after is not None:
-            return min(error.retry_after, _MAX_RETRY_AFTER)
-        return backoff(
+        asked = error.retry_after if isinstance(error, RateLimited) else None
+        pause = backoff(
             self._failures,
             base=self._options.backoff_base,
             maximum=self._options.backoff_max,
             random=random.random,
         )
+        return max(pause, min(asked or 0.0, _MAX_RETRY_AFTER))
 
     # --- what the consumer does ---
 

@@ -84,7 +84,7 @@ class Handout:
 
     def _place(self, entry: Entry, *, first: bool) -> None:
         self._count += 1
-        entry.place = (not first, entry.row.updated, entry.row.message.id, self._count)
+        entry.place = (not first, *entry.order, self._count)
         queue = self._queues.setdefault(entry.line, _Queue())
         heapq.heappush(queue.waiting, (entry.place, entry))
         self._offer(entry.line)

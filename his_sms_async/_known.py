@@ -29,6 +29,11 @@ class Entry:
     place: Place | None = None
     """Where it stands among those that wait; None while it is in hand."""
     settled: bool = False
+    order: tuple[int, int] = attrs.field(init=False)
+    """UpdatedAt and Id when it came: a later change of it does not put it behind its sender's next message."""
+
+    def __attrs_post_init__(self) -> None:
+        self.order = (self.row.updated, self.row.message.id)
 
 
 @attrs.define(eq=False, kw_only=True)

@@ -271,6 +271,8 @@ class Position:
             known = Known(identity=row.identity, created=row.created)
             known.status = Status.SETTLED if is_old else Status.OPEN
             self._known[row.identity] = known
+            if row.message.id in cured:  # else nobody knew after a restart that it is new
+                self._dirty[row.identity] = known
         if not known.accept(row):
             return None
         entry = known.waiting
@@ -350,7 +352,8 @@ class Position:
         """It is to come again; a later revision that waited is merged into it, and returned to be dropped."""
         dropped = entry.known.released(entry)
         entry.not_before = not_before
-        self._owe(entry)
+        if dropped is not None:
+            self._owe(entry)
         return dropped
 
     def settle(self, entry: Entry, status: Status = Status.SETTLED, reason: str | None = None) -> None:

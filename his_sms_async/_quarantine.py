@@ -41,12 +41,13 @@ class Quarantine:
             self.added.append(self.rows[row.key])
         return found
 
-    def release(self, rows: Sequence[Row], malformed: Iterable[MalformedRow], asked_from: int) -> set[int]:
+    def release(self, rows: Sequence[Row], malformed: Sequence[MalformedRow], asked_from: int) -> set[int]:
         """Let go what came well-formed, and return its Ids; also what an answer that covers it lacks."""
         if not self.rows:
             return set()
         well_formed = {row.message.id for row in rows if row.message.id in self.rows}
         listed = {row.key for row in malformed}
+        well_formed -= listed
         gone = {
             row.key
             for row in self.rows.values()

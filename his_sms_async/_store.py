@@ -167,7 +167,12 @@ class MemoryStore:
         """Write a change."""
         position = self._positions[name]
         position.marks = delta.marks or position.marks
-        position.records |= {record.identity: record for record in delta.records}
+        for record in delta.records:
+            kept = position.records.get(record.identity)
+            asked_for = kept is not None and kept.status is Status.REQUEUED and not kept.attempt
+            if asked_for and record.status is Status.REJECTED:  # the poller has not heard of it yet
+                record = attrs.evolve(record, status=Status.REQUEUED, attempt=0, reason=None)  # noqa: PLW2901
+            position.records[record.identity] = record
         position.quarantine |= {row.key: row for row in delta.quarantined}
         _remove(position.records, delta.forgotten)
         _remove(position.quarantine, delta.cured)

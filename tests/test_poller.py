@@ -1002,3 +1002,120 @@ async def test_a_quarantine_outlives_a_restart_and_has_a_bound(bench: Bench) -> 
         assert (health.malformed, health.degraded) == (10_000, True)
         assert "quarantine-bound" in health.warnings
         assert await take(poller, 1) == [1]
+
+
+# --- what a hostile reader found ---
+
+
+class BadClose(MemoryStore):
+    """A store that is away when it is closed."""
+
+    async def close(self, name: str) -> None:
+        raise StoreError("the database is away", retryable=True)
+
+
+async def test_a_store_that_does_not_close_hides_nothing(bench: Bench) -> None:
+    """The body's own error, a clean end and a fatal error stay what they are."""
+    bench.store = BadClose()
+    with pytest.raises(KeyError):
+        async with bench.poller():
+            raise KeyError
+    bench.store = BadClose()
+    async with bench.poller():
+        pass
+    bench.store = BadClose()
+    bench.server.script = [answer(401)]
+    async with bench.poller() as poller:
+        await all_blocked()
+        with pytest.raises(AuthenticationError):
+            await anext(aiter(poller))
+
+
+async def test_a_settlement_under_way_is_written_when_the_block_is_left(bench: Bench) -> None:
+    """What the consumer settled does not come again, though shutdown cancelled the write."""
+
+    class Slow(MemoryStore):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gate = anyio.Event()
+            self.waits = False
+
+        async def save(self, name: str, delta: Delta) -> None:
+            if self.waits and not self.gate.is_set():
+                await self.gate.wait()
+            await super().save(name, delta)
+
+    store = bench.store = Slow()
+    bench.server.rows = [row(1, 0), row(2, 1)]
+    with anyio.CancelScope() as scope:
+        async with bench.poller() as poller:
+            deliveries = poller.deliveries()
+            held = [await anext(deliveries), await anext(deliveries)]
+            store.waits = True
+            async with anyio.create_task_group() as tasks:
+                for delivery in held:
+                    tasks.start_soon(delivery.ack)
+                    await all_blocked()
+                store.gate.set()
+                scope.cancel()
+
+    async with bench.poller() as poller:
+        assert await nothing_comes(poller)
+
+
+async def test_a_change_does_not_put_a_message_behind_the_next_of_its_sender(bench: Bench) -> None:
+    """A "Yes" that was archived while it waited still comes before the later "No"."""
+    bench.server.rows = [row(1, 0, sender="1"), row(2, 1, sender="1")]
+    async with bench.poller() as poller:
+        deliveries = poller.deliveries()
+        await (await anext(deliveries)).release()
+        bench.server.rows[0] = row(1, 5, created=0, sender="1")
+        await bench.turn(10)
+
+        assert (await anext(deliveries)).message.id == 1
+
+
+async def test_a_mended_old_row_survives_a_restart(bench: Bench) -> None:
+    """An old row that was malformed comes, also if the poller stops before it is handed out."""
+    bench.server.rows = [row(1, -360_000, Text=5), row(2, 0)]
+    async with bench.poller() as poller:
+        await (await anext(poller.deliveries())).ack()
+    bench.server.rows[0] = row(1, -360_000)
+    for _ in range(2):
+        async with bench.poller() as poller:
+            assert poller.health().buffered == 1
+
+
+async def test_a_requeue_is_not_overwritten_by_a_change(bench: Bench) -> None:
+    """A message requeued while a change of it is in hand comes again."""
+    bench.server.rows = [row(1, 0)]
+    async with bench.poller(changes=True) as poller:
+        deliveries = poller.deliveries()
+        await (await anext(deliveries)).reject("no")
+        bench.server.rows = [row(1, 5, created=0, State="Seen")]
+        await bench.turn(10)
+        change = await anext(deliveries)
+        assert await bench.store.requeue("incoming") == 1
+        await change.ack()
+        await bench.turn(20)
+
+        assert (await anext(deliveries)).message.id == 1
+
+
+async def test_a_retry_after_of_nothing_is_no_hot_loop(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The backoff is the least pause, whatever the server says."""
+    monkeypatch.setattr("random.random", lambda: 0.5)
+    bench.server.script = [answer(429, **{"Retry-After": "0"})] * 30
+    async with bench.poller(backoff_base=10):
+        assert len(bench.server.requests) == 1
+
+
+async def test_a_good_and_a_malformed_row_of_one_id_are_reported_once(bench: Bench) -> None:
+    """The malformed one stays in quarantine while it is listed."""
+    found: list[ProtocolError] = []
+    bench.server.rows = [row(1, 0), row(1, 5, Text=5)]
+    async with bench.poller(on_malformed=found.append) as poller:
+        for _ in range(3):
+            await bench.turn(10)
+
+        assert (len(found), poller.health().malformed) == (1, 1)
