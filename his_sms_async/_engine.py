@@ -19,7 +19,7 @@ from ._backoff import backoff
 from ._client import SmsClient, fetch
 from ._clock import Clock
 from ._delivery import Delivery
-from ._errors import ProtocolError, RateLimited, SmsError, StoreError, bare
+from ._errors import ProtocolError, RateLimited, ServerFailure, SmsError, StoreError, bare
 from ._handout import Handout
 from ._known import Entry
 from ._models import ErrorCode, MessageType, PollerHealth
@@ -289,7 +289,7 @@ class Engine:
         )
 
     def _pause_after(self, error: SmsError) -> float:
-        asked = error.retry_after if isinstance(error, RateLimited) else None
+        asked = error.retry_after if isinstance(error, RateLimited | ServerFailure) else None
         pause = backoff(
             self._failures,
             base=self._options.backoff_base,

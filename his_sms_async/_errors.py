@@ -104,9 +104,17 @@ class RateLimited(SmsError):
 
 
 class ServerFailure(SmsError):
-    """The SMS server failed while it was read (5xx, or ErrorCode 500)."""
+    """The SMS server failed while it was read (5xx, or ErrorCode 500).
+
+    Attributes:
+        retry_after: Seconds that the server asks to wait, or None if it did not say.
+    """
 
     retryable = True
+
+    def __init__(self, message: str, *, retry_after: float | None = None, **facts: Any) -> None:
+        super().__init__(message, **facts)
+        self.retry_after = retry_after
 
 
 class ConnectionFailed(SmsError):

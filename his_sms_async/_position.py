@@ -189,7 +189,7 @@ class Position:
         runs_backwards, limit = self._watch_clock(date)
         rows = self._relevant(rows)
         cured = self.quarantine.release(rows, malformed, ask.date_from)
-        found = self.quarantine.add(malformed, ask.date_from)
+        found = self.quarantine.add(malformed, ask.date_from, new_since=self._caught_up - _KEPT)
         before = self.high
         entries: list[Entry] = []
         moved: list[Entry] = []
@@ -261,17 +261,18 @@ class Position:
         known.settle(row, Status.SETTLED, None)
         self._known[row.identity] = self._dirty[row.identity] = known
 
-    def _sort_in(self, row: Row, now: float, *, is_late: bool, cured: set[int]) -> Entry | None:
+    def _sort_in(self, row: Row, now: float, *, is_late: bool, cured: set[int | None]) -> Entry | None:
         """Decide what a row is: nothing new, a later revision of a message that waits, or an entry."""
         known = self._known.get(row.identity)
         if known is None:
-            is_old = row.created < self._caught_up - _KEPT and row.message.id not in cured
+            is_mended = row.message.id in cured or row.created in cured
+            is_old = row.created < self._caught_up - _KEPT and not is_mended
             if is_old and not self._changes:
                 return None
             known = Known(identity=row.identity, created=row.created)
             known.status = Status.SETTLED if is_old else Status.OPEN
             self._known[row.identity] = known
-            if row.message.id in cured:  # else nobody knew after a restart that it is new
+            if is_mended:  # else nobody knew after a restart that it is new
                 self._dirty[row.identity] = known
         if not known.accept(row):
             return None

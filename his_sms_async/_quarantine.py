@@ -24,8 +24,8 @@ class Quarantine:
     cured: list[int | str] = attrs.field(init=False, factory=list)
     """Likewise."""
 
-    def add(self, malformed: Iterable[MalformedRow], asked_from: int) -> list[MalformedRow]:
-        """Keep the rows that are not known, and return them."""
+    def add(self, malformed: Iterable[MalformedRow], asked_from: int, *, new_since: int) -> list[MalformedRow]:
+        """Keep the rows that are not known, and return them; new is what was created at or after `new_since`."""
         found = [row for row in malformed if row.key not in self.rows]
         for row in found:
             if len(self.rows) >= _MAX_ROWS:
@@ -37,15 +37,19 @@ class Quarantine:
                 updated=row.updated,
                 reason=str(row.error),
                 asked_from=asked_from,
+                is_new=row.created is None or row.created >= new_since,
             )
             self.added.append(self.rows[row.key])
         return found
 
-    def release(self, rows: Sequence[Row], malformed: Sequence[MalformedRow], asked_from: int) -> set[int]:
-        """Let go what came well-formed, and return its Ids; also what an answer that covers it lacks."""
+    def release(self, rows: Sequence[Row], malformed: Sequence[MalformedRow], asked_from: int) -> set[int | None]:
+        """Let go what came well-formed, and what an answer that covers it lacks.
+
+        Return what tells the new ones among them: their Ids, or CreatedAt of those whose Id could not be read.
+        """
         if not self.rows:
             return set()
-        well_formed = {row.message.id for row in rows if row.message.id in self.rows}
+        well_formed: set[int | str] = {row.message.id for row in rows if row.message.id in self.rows}
         listed = {row.key for row in malformed}
         well_formed -= listed
         gone = {
@@ -53,7 +57,7 @@ class Quarantine:
             for row in self.rows.values()
             if row.key not in listed and asked_from <= (row.asked_from if row.updated is None else row.updated)
         }
-        for key in well_formed | gone:
-            del self.rows[key]
-            self.cured.append(key)
-        return well_formed
+        cured = [self.rows.pop(key) for key in well_formed | gone]
+        self.cured += [row.key for row in cured]
+        # a row without Id that is gone may have come back well-formed: its CreatedAt tells
+        return {row.key if isinstance(row.key, int) else row.created for row in cured if row.is_new}

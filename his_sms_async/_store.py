@@ -54,6 +54,8 @@ class Quarantined:
     reason: str
     asked_from: int
     """Where the poll that found it began; one that begins there and does not find it proves it gone."""
+    is_new: bool = True
+    """Well-formed, it would have been new when it was found; an old message that was changed is not."""
 
 
 @attrs.frozen(kw_only=True)

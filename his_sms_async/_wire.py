@@ -270,7 +270,7 @@ def _raise_for(
     message = f"{message} (HTTP {facts['http_status']})"
     if state is None and _is_html(headers, body):
         message = f"{message}: an HTML page, not the SMS server's JSON; {_IN_BETWEEN}"
-    if error is RateLimited:
+    if error in (RateLimited, ServerFailure):
         facts["retry_after"] = _retry_after(headers)
     raise error(message, **facts)
 

@@ -62,6 +62,7 @@ NEEDED: dict[type[SmsError], dict[str, Any]] = {
 }
 OWN: dict[type[SmsError], dict[str, Any]] = {
     RateLimited: {"retry_after": 2.5},
+    ServerFailure: {"retry_after": 2.5},
     ProtocolError: {"index": 3, "field": "CreatedAt"},
     SendOutcomeUnknown: NEEDED[SendOutcomeUnknown],
 }

@@ -1037,12 +1037,12 @@ async def test_a_settlement_under_way_is_written_when_the_block_is_left(bench: B
     class Slow(MemoryStore):
         def __init__(self) -> None:
             super().__init__()
-            self.gate = anyio.Event()
-            self.waits = False
+            self.hangs = False
 
         async def save(self, name: str, delta: Delta) -> None:
-            if self.waits and not self.gate.is_set():
-                await self.gate.wait()
+            if self.hangs:
+                self.hangs = False
+                await anyio.sleep_forever()
             await super().save(name, delta)
 
     store = bench.store = Slow()
@@ -1051,12 +1051,11 @@ async def test_a_settlement_under_way_is_written_when_the_block_is_left(bench: B
         async with bench.poller() as poller:
             deliveries = poller.deliveries()
             held = [await anext(deliveries), await anext(deliveries)]
-            store.waits = True
+            store.hangs = True
             async with anyio.create_task_group() as tasks:
                 for delivery in held:
                     tasks.start_soon(delivery.ack)
                     await all_blocked()
-                store.gate.set()
                 scope.cancel()
 
     async with bench.poller() as poller:
@@ -1119,3 +1118,44 @@ async def test_a_good_and_a_malformed_row_of_one_id_are_reported_once(bench: Ben
             await bench.turn(10)
 
         assert (len(found), poller.health().malformed) == (1, 1)
+
+
+async def test_a_mended_old_row_whose_id_could_not_be_read_comes(bench: Bench) -> None:
+    """Its CreatedAt tells that it is the one that was malformed."""
+    bench.server.rows = [row(1, -360_000, Id=None), row(2, 0)]
+    async with bench.poller() as poller:
+        await (await anext(poller.deliveries())).ack()
+    bench.server.rows[0] = row(1, -360_000)
+
+    async with bench.poller() as poller:
+        assert await take(poller, 1) == [1]
+
+
+async def test_an_old_message_that_was_malformed_for_a_while_is_not_new(bench: Bench) -> None:
+    """Settled and forgotten long ago, changed into a malformed row and mended: it does not come again."""
+    bench.server.rows = [row(1, -360_000), row(2, 0)]
+    async with bench.poller() as poller:
+        deliveries = poller.deliveries()
+        for _ in range(2):
+            await (await anext(deliveries)).ack()
+        await bench.turn(10)
+        assert poller.health().seen == 1
+        bench.server.rows[0] = row(1, 12, created=-360_000, Text=5)
+        await bench.turn(10)
+        assert poller.health().malformed == 1
+        bench.server.rows[0] = row(1, 22, created=-360_000)
+        await bench.turn(10)
+
+        assert poller.health().malformed == 0
+        assert await nothing_comes(poller)
+
+
+async def test_the_retry_after_of_a_failing_server_is_honoured(bench: Bench) -> None:
+    """A 503 can ask for time, as a 429 can."""
+    bench.server.script = [answer(503, **{"Retry-After": "120"})]
+    async with bench.poller():
+        await bench.turn(119)
+        assert len(bench.server.requests) == 1
+        await bench.turn(2)
+
+        assert len(bench.server.requests) == 2
