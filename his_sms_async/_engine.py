@@ -90,7 +90,10 @@ class Engine:
     """What is being written."""
     _is_live: bool = attrs.field(init=False, default=True)
     _last_ok: float | None = attrs.field(init=False, default=None)
-    _failures: int = attrs.field(init=False, default=0)
+    _failed_polls: int = attrs.field(init=False, default=0)
+    """In succession."""
+    _store_failures: int = attrs.field(init=False, default=0)
+    """How often the store's calls under way have failed: a store may answer reads while it refuses writes."""
     _last_error: str | None = attrs.field(init=False, default=None)
 
     def __attrs_post_init__(self) -> None:
@@ -150,7 +153,6 @@ class Engine:
 
     def _end(self, error: Exception) -> None:
         self.failure = error
-        self._failures += 1
         self._last_error = _label(error)
 
     async def _poll(self) -> None:
@@ -165,8 +167,9 @@ class Engine:
                 if self._last_ok is None and is_wrong_setting(error):
                     raise error
                 self._position.failed()
-                self._note_failure("the poll failed", error)
-                until = options.clock.monotonic() + self._pause_after(error)
+                self._failed_polls += 1
+                pause = self._note_failure("the poll failed", error, self._failed_polls)
+                until = options.clock.monotonic() + pause
             await options.clock.wait(never, until)
 
     async def _poll_once(self) -> SmsError | None:
@@ -190,9 +193,9 @@ class Engine:
         self._take_in(receipt)
         if position.must_save():
             await self._flush()
-        if self._failures:
-            logger.warning("the poll succeeded again after %d failures", self._failures)
-        self._last_ok, self._failures, self._last_error = options.clock.monotonic(), 0, None
+        if self._failed_polls:
+            logger.warning("the poll succeeded again after %d failures", self._failed_polls)
+        self._last_ok, self._failed_polls = options.clock.monotonic(), 0
         return None
 
     def _take_in(self, receipt: Receipt) -> None:
@@ -261,37 +264,46 @@ class Engine:
         await done.wait()
 
     async def _until_there_is_room(self) -> None:
-        while self._handout.buffered + len(self._staged) >= self._options.max_buffered:
+        """Also for what the store has to be told: a poll would bring more of it."""
+        while self._store_failures or self._handout.buffered + len(self._staged) >= self._options.max_buffered:
             await self._news.wait()
 
     async def _with_store(self, call: Callable[[], Awaitable[T]]) -> T:
         """Call the store until it answers: nothing goes on in memory only."""
         never = anyio.Event()
-        while True:
-            try:
-                return await call()
-            except StoreError as error:
-                if not error.retryable:
-                    raise
-                self._note_failure("the store failed", error)
-                pause = self._pause_after(error)
-            await self._options.clock.wait(never, self._options.clock.monotonic() + pause)
+        failures = 0
+        try:
+            while True:
+                try:
+                    result = await call()
+                except StoreError as error:
+                    if not error.retryable:
+                        raise
+                    failures += 1
+                    self._store_failures += 1
+                    pause = self._note_failure("the store failed", error, failures)
+                else:
+                    break
+                await self._options.clock.wait(never, self._options.clock.monotonic() + pause)
+        finally:
+            self._store_failures -= failures
+        if failures:
+            logger.warning("the store works again after %d failures", failures)
+            self._notify()
+        return result
 
-    def _note_failure(self, what: str, error: SmsError) -> None:
-        """The first of several failures in succession is a warning, the others are not."""
-        self._failures += 1
+    def _note_failure(self, what: str, error: SmsError, failures: int) -> float:
+        """Tell of a failure, the first in succession as a warning; return the seconds to pause."""
         self._last_error = _label(error)
         logger.log(
-            logging.WARNING if self._failures == 1 else logging.DEBUG,
+            logging.WARNING if failures == 1 else logging.DEBUG,
             "%s (%s); trying again until it works",
             what,
             self._last_error,
         )
-
-    def _pause_after(self, error: SmsError) -> float:
         asked = error.retry_after if isinstance(error, RateLimited | ServerFailure) else None
         pause = backoff(
-            self._failures,
+            failures,
             base=self._options.backoff_base,
             maximum=self._options.backoff_max,
             random=random.random,
@@ -364,6 +376,7 @@ class Engine:
         now = self._options.clock.monotonic()
         position = self._position
         ages = [now - entry.received_at for entry in position.unsettled()]
+        failures = self._failed_polls + self._store_failures + (self.failure is not None)
         warnings = set(position.warnings)
         if position.quarantine.is_full:
             warnings.add("quarantine-bound")
@@ -371,12 +384,10 @@ class Engine:
             role="leading",
             is_live=self._is_live,
             is_ready=self._last_ok is not None and self._is_live,
-            degraded=bool(
-                position.quarantine.rows or self._failures or warnings & {"seen-bound", "quarantine-bound"}
-            ),
+            degraded=bool(position.quarantine.rows or failures or warnings & {"seen-bound", "quarantine-bound"}),
             last_ok_age=None if self._last_ok is None else now - self._last_ok,
-            consecutive_failures=self._failures,
-            last_error=self._last_error,
+            consecutive_failures=failures,
+            last_error=self._last_error if failures else None,
             high=_digits(position.high),
             low=_digits(position.low),
             buffered=self._handout.buffered + len(self._staged),

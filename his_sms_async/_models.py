@@ -131,9 +131,9 @@ class PollerHealth:
     last_ok_age: float | None
     """Seconds since the last good poll; None before the first."""
     consecutive_failures: int
-    """Polls or store calls that failed since the last good poll."""
+    """Polls that failed since the last good one, and failures of the store since it last worked."""
     last_error: str | None
-    """Class and code of the last failure, None after a good poll."""
+    """Class and code of the last failure, None once all works again."""
     high: str | None
     """The read mark in the server's digits: the newest stamp received."""
     low: str | None

@@ -25,12 +25,18 @@ class Quarantine:
     """Likewise."""
 
     def add(self, malformed: Iterable[MalformedRow], asked_from: int, *, new_since: int) -> list[MalformedRow]:
-        """Keep the rows that are not known, and return them; new is what was created at or after `new_since`."""
-        found = [row for row in malformed if row.key not in self.rows]
-        for row in found:
+        """Keep the rows that are not known, and return them; new is what was created at or after `new_since`.
+
+        What is above the bound is neither kept nor returned: it would be reported at every poll.
+        """
+        found: list[MalformedRow] = []
+        for row in malformed:
+            if row.key in self.rows:
+                continue
             if len(self.rows) >= _MAX_ROWS:
                 self.is_full = True
-                continue
+                break
+            found.append(row)
             self.rows[row.key] = Quarantined(
                 key=row.key,
                 created=row.created,

@@ -876,6 +876,49 @@ async def test_a_store_that_is_away_stops_everything_until_it_is_back(bench: Ben
         assert poller.health().consecutive_failures == 0
 
 
+async def test_a_store_that_only_answers_reads_stops_the_polls(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A full disk: no poll begins and health stays red until writes work again; the log tells it once."""
+
+    class Full(MemoryStore):
+        is_full = False
+
+        async def save(self, name: str, delta: Delta) -> None:
+            if self.is_full:
+                raise StoreError("the disk is full", retryable=True)
+            await super().save(name, delta)
+
+    store = bench.store = Full()
+    bench.server.rows = [row(1, 0), row(2, 1)]
+    async with bench.poller(backoff_max=5) as poller:
+        deliveries = poller.deliveries()
+        first, second = await anext(deliveries), await anext(deliveries)
+        await first.ack()
+        await bench.turn(10)
+        store.is_full = True
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(second.ack)
+            await all_blocked()
+            asked = len(bench.server.requests)
+            for _ in range(5):
+                await bench.turn(10)
+                health = poller.health()
+                assert (health.last_error, health.degraded) == ("StoreError", True)
+                assert health.consecutive_failures > 0
+            assert len(bench.server.requests) <= asked + 1  # one may have been due when the disk became full
+            store.is_full = False
+            await bench.turn(10)
+        await bench.turn(10)
+        assert (poller.health().consecutive_failures, poller.health().last_error) == (0, None)
+        assert len(bench.server.requests) > asked
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert [text.partition(" (")[0].partition(" after")[0] for text in warnings] == [
+        "the store failed",
+        "the store works again",
+    ]
+
+
 async def test_a_store_that_cannot_be_used_is_an_error(bench: Bench) -> None:
     """A typed error of the store is raised from the iteration: never a silent restart."""
 

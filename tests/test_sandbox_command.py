@@ -207,7 +207,14 @@ def test_package_runs_as_a_module(monkeypatch: pytest.MonkeyPatch, capsys: pytes
 def test_real_process_serves_and_ends_on_a_signal(ending: signal.Signals) -> None:
     """Started as the README says, it can be used as printed, and Ctrl-C ends it at once without a traceback."""
     command = [sys.executable, "-m", "his_sms_async.sandbox", "--port", "0", "--tls"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # a shell starts background jobs with SIGINT ignored, and this test may be one
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no thread of this test runs yet
+    ) as process:
         try:
             assert process.stdout is not None
             printed = ""
