@@ -1,15 +1,17 @@
 """What a poller knows of each message: enough to recognise it when it comes again, and what is under way."""
 
+import hashlib
 import math
 from collections.abc import Iterable
 
 import attrs
 
 from ._models import Change, MessageState
-from ._store import Identity, Record, Status
+from ._store import Attempt, Identity, Key, Outcome, Settlement
 from ._wire import Row
 
 Place = tuple[bool, int, int, int]
+_NONE: frozenset[str] = frozenset()
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -35,6 +37,38 @@ class Entry:
     def __attrs_post_init__(self) -> None:
         self.order = (self.row.updated, self.row.message.id)
 
+    @property
+    def version(self) -> str:
+        """The message itself, or which change of it."""
+        return "" if self.change is None else _revision(self.row)
+
+    @property
+    def key(self) -> Key:
+        """Under which it is settled."""
+        return (*self.known.identity, self.version)
+
+    def attempted(self) -> Attempt:
+        """That it is handed out, as a store is told."""
+        return Attempt(
+            key=self.key,
+            created=self.known.created,
+            updated=self.row.updated,
+            number=self.known.attempt,
+            requeued=self.known.requeued,
+        )
+
+    def settlement(self, outcome: Outcome, reason: str | None, life: str) -> Settlement:
+        """That it is settled, as a store is told; `life` is one use of a poller."""
+        return Settlement(
+            key=self.key,
+            created=self.known.created,
+            updated=self.row.updated,
+            states=tuple(str(state) for state in self.known.states_with(self.row)),
+            outcome=outcome,
+            reason=reason,
+            by=f"{life}:{self.known.attempt}",
+        )
+
 
 @attrs.define(eq=False, kw_only=True)
 class Known:
@@ -42,11 +76,17 @@ class Known:
 
     identity: Identity
     created: int
+    is_owed: bool = True
+    """The message itself, not a change of it, is to be delivered."""
     updated: int = -1
+    """UpdatedAt of the revision that was settled last; of the one that was handed out, if it is owed."""
     states: tuple[MessageState | str, ...] = ()
+    """The states that were settled with that stamp, in order."""
     attempt: int = 0
-    status: Status = Status.OPEN
-    reason: str | None = None
+    requeued: bool = False
+    """A version of it was rejected, and is to be delivered again."""
+    rejected: frozenset[str] = _NONE
+    """The versions that were rejected."""
     newest: int = -1
     """UpdatedAt of the newest revision received: an older one never follows it."""
     newest_states: tuple[MessageState | str, ...] = ()
@@ -54,26 +94,24 @@ class Known:
     waiting: Entry | None = None
     in_hand: Entry | None = None
 
-    @classmethod
-    def from_record(cls, record: Record) -> "Known":
-        """Take up what a store kept; what is owed is delivered in whatever revision it comes."""
-        known = cls(
-            identity=record.identity,
-            created=record.created,
-            updated=record.updated,
-            states=tuple(_as_state(state) for state in record.states),
-            attempt=record.attempt,
-            status=record.status,
-            reason=record.reason,
-        )
-        if not known.is_owed:
-            known.newest, known.newest_states = known.updated, known.states
-        return known
+    def recall_settlement(self, settlement: Settlement) -> None:
+        """Take up what a store kept, in any order; attempts come after it."""
+        if settlement.outcome is Outcome.REJECTED:
+            self.rejected |= {settlement.key[2]}
+        if (settlement.updated, len(settlement.states)) > (self.updated, len(self.states)):
+            self.updated = self.newest = settlement.updated
+            self.states = self.newest_states = _known_states(settlement.states)
 
-    @property
-    def is_owed(self) -> bool:
-        """The message itself, not a change of it, is to be delivered."""
-        return self.status in (Status.OPEN, Status.REQUEUED)
+    def recall_attempt(self, attempt: Attempt) -> None:
+        """Likewise; what is owed is delivered in whatever revision it comes."""
+        self.attempt = max(self.attempt, attempt.number)
+        version = attempt.key[2]
+        if attempt.requeued:
+            self.requeue(version)
+        if not version:
+            self.is_owed = True
+            self.updated = max(self.updated, attempt.updated)
+            self.newest, self.newest_states = -1, ()
 
     @property
     def is_idle(self) -> bool:
@@ -83,7 +121,7 @@ class Known:
     @property
     def is_forgettable(self) -> bool:
         """Nobody may ask for it again by its identity."""
-        return self.status in (Status.OPEN, Status.SETTLED)
+        return not self.rejected and not self.requeued
 
     @property
     def last_sign(self) -> int:
@@ -121,32 +159,38 @@ class Known:
             later.settled = True
         return later
 
-    def settle(self, row: Row, status: Status, reason: str | None) -> None:
+    def states_with(self, row: Row) -> tuple[MessageState | str, ...]:
+        """The states that are settled with a revision's stamp, once this one is."""
+        state = row.message.state
+        return (*self.states, state) if not self.is_owed and row.updated == self.updated else (state,)
+
+    def settle(self, row: Row, version: str, outcome: Outcome) -> None:
         """The version in hand is settled; a change that is settled does not hide that the message was rejected."""
-        again = not self.is_owed and row.updated == self.updated
-        self.states = (*self.states, row.message.state) if again else (row.message.state,)
+        self.states = self.states_with(row)
         self.updated = row.updated
         self.in_hand = None
         self.attempt = 0
-        if self.status is not Status.REJECTED or status is Status.REJECTED:
-            self.status, self.reason = status, reason
+        self.is_owed = self.requeued = False
+        if outcome is Outcome.REJECTED:
+            self.rejected |= {version}
 
-    def requeue(self) -> None:
-        """It is owed again, in whatever revision it comes."""
-        self.status, self.reason = Status.REQUEUED, None
+    def heard(self, settlement: Settlement) -> None:
+        """The version in hand was settled by another, maybe in an earlier revision."""
+        self.in_hand = None
+        self.attempt = 0
+        if self.is_owed:
+            self.is_owed = self.requeued = False
+            self.updated, self.states = settlement.updated, _known_states(settlement.states)
+            self.newest, self.newest_states = self.updated, self.states
+            if self.waiting is not None:
+                self.accept(self.waiting.row)
+
+    def requeue(self, version: str) -> None:
+        """A rejected version is owed again; the message itself in whatever revision it comes."""
+        self.rejected -= {version}
+        self.requeued = True
+        self.is_owed |= not version
         self.newest, self.newest_states = -1, ()
-
-    def record(self) -> Record:
-        """As a store keeps it."""
-        return Record(
-            identity=self.identity,
-            created=self.created,
-            updated=self.updated,
-            states=tuple(str(state) for state in self.states),
-            attempt=self.attempt,
-            status=self.status,
-            reason=self.reason,
-        )
 
 
 def newest_of_each(rows: Iterable[Row]) -> list[Row]:
@@ -162,5 +206,11 @@ def newest_of_each(rows: Iterable[Row]) -> list[Row]:
 _STATES = {str(state): state for state in MessageState}
 
 
-def _as_state(state: str) -> MessageState | str:
-    return _STATES.get(state, state)
+def _revision(row: Row) -> str:
+    """A revision as a key: short, whatever the server calls its states."""
+    state = str(row.message.state)
+    return f"{row.updated} {state if state in _STATES else hashlib.sha256(state.encode()).hexdigest()[:32]}"
+
+
+def _known_states(states: Iterable[str]) -> tuple[MessageState | str, ...]:
+    return tuple(_STATES.get(state, state) for state in states)

@@ -154,5 +154,7 @@ class PollerHealth:
     """Messages that are remembered, to recognise them when they come again."""
     warnings: tuple[str, ...]
     """What the server does that the poller has to work around, as words of the README's table."""
+    leader: str | None
+    """Who leads, as machine and process, where replicas share a store; this one or another."""
     lease_until: datetime | None
-    """Until when the leader leads (aware, UTC), where replicas share a store."""
+    """Until when that one leads unless it renews its lease, by the database's clock (aware, UTC)."""

@@ -11,11 +11,12 @@ import anyio
 from ._client import SmsClient
 from ._clock import Clock, SystemClock
 from ._delivery import Delivery, DeliveryIterator, MessageIterator
-from ._engine import Engine, Options
+from ._engine import Engine
 from ._errors import ConfigurationError, ProtocolError, SmsError, bare
 from ._models import Message, MessageType, PollerHealth
 from ._position import EVERYTHING
 from ._store import Store
+from ._term import Options
 from ._time import earliest_wall
 
 logger = logging.getLogger(__name__)
@@ -194,7 +195,7 @@ class IncomingPoller(anyio.AsyncContextManagerMixin):
     def _take_over(self) -> None:
         if self._iterator is not None:
             self._iterator.hand_over()
-            self._running().look_again()
+            self._running().notify()
             self._iterator = None
 
 

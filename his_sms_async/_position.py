@@ -7,7 +7,7 @@ stored, and where a restart resumes. Both are ticks of the server's wall clock.
 
 import heapq
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
@@ -18,7 +18,7 @@ from ._known import Entry, Known, newest_of_each
 from ._lookback import DEEP, FAR, Ask, Ladder
 from ._models import Change, MessageType
 from ._quarantine import Quarantine
-from ._store import Delta, Identity, Marks, Record, Saved, Status
+from ._store import Attempt, Delta, Identity, Key, Marks, Outcome, Quarantined, Settlement
 from ._time import TICKS_PER_SECOND, ticks, wall_of_date
 from ._wire import MalformedRow, Row
 
@@ -90,8 +90,11 @@ class Position:
     _pruned_to: int = attrs.field(init=False, default=0)
     _told: Marks | None = attrs.field(init=False, default=None)
     """The marks that the store has."""
-    _dirty: dict[Identity, Known] = attrs.field(init=False, factory=dict, repr=False)
-    _forgotten: list[Identity] = attrs.field(init=False, factory=list)
+    _attempts: dict[Key, Attempt] = attrs.field(init=False, factory=dict, repr=False)
+    """What the store has not been told; likewise the next three."""
+    _settlements: dict[Key, Settlement] = attrs.field(init=False, factory=dict, repr=False)
+    _done: list[Key] = attrs.field(init=False, factory=list, repr=False)
+    _forgotten: list[Identity] = attrs.field(init=False, factory=list, repr=False)
 
     def __attrs_post_init__(self) -> None:
         self._caught_up = self._start or 0
@@ -99,22 +102,34 @@ class Position:
         if self._zone is None:
             self.warnings.add("no-server-timezone")
 
-    def resume(self, saved: Saved, *, now: float, wall_time: float) -> None:
-        """Go on from what a store holds, which wins over `start`."""
-        marks = self._told = saved.marks
+    def resume(self, marks: Marks, *, now: float, wall_time: float) -> None:
+        """Go on from what a store holds, which wins over `start`; the rest of it follows by `recall`."""
+        self._told = marks
         self._start, self.high, self._caught_up = marks.start, marks.low, marks.caught_up
         self._swept_at = marks.swept_at
         age = -1.0 if marks.swept_at is None else wall_time - marks.swept_at
         self._ladder = Ladder(now - age if age >= 0 else -math.inf)
-        for record in saved.records:
-            self._known[record.identity] = Known.from_record(record)
-            self.rejected += record.status is Status.REJECTED
-            if record.status is Status.REQUEUED:
-                self._want(record.updated)
-        for row in saved.quarantine:
-            self.quarantine.rows[row.key] = row
-            if row.updated is not None:
-                self._want(row.updated)
+
+    def recall(self, kept: Iterable[Settlement | Attempt | Quarantined]) -> None:
+        """Take up what a store holds: settlements, then attempts, then malformed rows."""
+        for one in kept:
+            if isinstance(one, Quarantined):
+                self.quarantine.rows[one.key] = one
+                if one.updated is not None:
+                    self._want(one.updated)
+                continue
+            identity = one.key[:2]
+            known = self._known.get(identity)
+            if known is None:
+                known = Known(identity=identity, created=one.created, is_owed=False)
+                self._known[identity] = known
+            if isinstance(one, Settlement):
+                known.recall_settlement(one)
+                self.rejected += one.outcome is Outcome.REJECTED
+            else:
+                known.recall_attempt(one)
+                if one.requeued:
+                    self._want(one.updated)
 
     @property
     def low(self) -> int | None:
@@ -256,10 +271,13 @@ class Position:
         return [row for row in rows if row.updated >= start and row.message.type is self._type]
 
     def _take_as_seen(self, row: Row) -> None:
-        known = Known(identity=row.identity, created=row.created)
+        known = self._known[row.identity] = Known(identity=row.identity, created=row.created)
         known.accept(row)
-        known.settle(row, Status.SETTLED, None)
-        self._known[row.identity] = self._dirty[row.identity] = known
+        known.settle(row, "", Outcome.SETTLED)
+        key = (*row.identity, "")
+        self._settlements[key] = Settlement(
+            key=key, created=row.created, updated=row.updated, states=(str(row.message.state),)
+        )
 
     def _sort_in(self, row: Row, now: float, *, is_late: bool, cured: set[int | None]) -> Entry | None:
         """Decide what a row is: nothing new, a later revision of a message that waits, or an entry."""
@@ -269,11 +287,11 @@ class Position:
             is_old = row.created < self._caught_up - _KEPT and not is_mended
             if is_old and not self._changes:
                 return None
-            known = Known(identity=row.identity, created=row.created)
-            known.status = Status.SETTLED if is_old else Status.OPEN
+            known = Known(identity=row.identity, created=row.created, is_owed=not is_old)
             self._known[row.identity] = known
             if is_mended:  # else nobody knew after a restart that it is new
-                self._dirty[row.identity] = known
+                key = (*row.identity, "")
+                self._attempts[key] = Attempt(key=key, created=row.created, updated=row.updated, number=0)
         if not known.accept(row):
             return None
         entry = known.waiting
@@ -289,7 +307,7 @@ class Position:
         self._owe(entry)
         return entry
 
-    def _enter(self, known: Known, row: Row, change: Change | None, now: float, *, is_late: bool) -> Entry:
+    def _enter(self, known: Known, row: Row, change: Change | None, now: float, *, is_late: bool = False) -> Entry:
         self.late += is_late
         known.waiting = Entry(
             row=row,
@@ -339,7 +357,7 @@ class Position:
 
     def _forget(self, known: Known) -> None:
         del self._known[known.identity]
-        self._dirty.pop(known.identity, None)
+        self._settlements.pop((*known.identity, ""), None)  # taken as seen, and not told yet
         self._forgotten.append(known.identity)
 
     # --- what the consumer does ---
@@ -347,7 +365,7 @@ class Position:
     def attempt(self, entry: Entry) -> None:
         """It is about to be handed out; the store must know before that."""
         entry.known.attempted(entry)
-        self._dirty[entry.known.identity] = entry.known
+        self._attempts[entry.key] = entry.attempted()
 
     def release(self, entry: Entry, *, not_before: float) -> Entry | None:
         """It is to come again; a later revision that waited is merged into it, and returned to be dropped."""
@@ -357,29 +375,50 @@ class Position:
             self._owe(entry)
         return dropped
 
-    def settle(self, entry: Entry, status: Status = Status.SETTLED, reason: str | None = None) -> None:
-        """It is settled, and never comes again."""
+    def settle(self, entry: Entry, settlement: Settlement, *, is_stored: bool = False) -> None:
+        """It is settled, and never comes again; the store is told, unless that is where we know it from."""
+        if not is_stored:
+            self._settlements[settlement.key] = settlement
+        self._attempts.pop(settlement.key, None)
+        self._done.append(settlement.key)
         entry.settled = True
-        was_rejected = entry.known.status is Status.REJECTED
-        entry.known.settle(entry.row, status, reason)
-        self.rejected += (entry.known.status is Status.REJECTED) - was_rejected
-        self._dirty[entry.known.identity] = entry.known
+        entry.known.settle(entry.row, entry.version, settlement.outcome)
+        self.rejected += settlement.outcome is Outcome.REJECTED
         self._catch_up()
 
-    def requeue(self, records: Sequence[Record]) -> None:
+    def heard(self, entry: Entry, settlement: Settlement) -> Entry | None:
+        """It was to be handed out, and another has settled it: in a transaction that ended late, say.
+
+        Return what waits now: a later revision than the settled one is a change of it.
+        """
+        known = entry.known
+        self._attempts.pop(entry.key, None)
+        self._done.append(entry.key)
+        entry.settled = True
+        known.heard(settlement)
+        if known.waiting is None and self._changes and known.accept(entry.row):
+            later = self._enter(known, entry.row, Change(previous=known.delivered_state), entry.received_at)
+            self._owe(later)
+            return later
+        self._catch_up()
+        return None
+
+    def requeue(self, attempts: Sequence[Attempt]) -> None:
         """Somebody asked the store to have these rejected messages delivered again."""
-        for record in records:
-            known = self._known.get(record.identity)
-            if known is not None and known.status is Status.REJECTED and known.is_idle:
-                known.requeue()
+        for attempt in attempts:
+            known = self._known.get(attempt.key[:2])
+            if known is not None and attempt.key[2] in known.rejected and known.is_idle:
+                known.requeue(attempt.key[2])
                 self.rejected -= 1
-                self._want(record.updated)
+                self._want(attempt.updated)
 
     # --- what the store must be told ---
 
     def must_save(self) -> bool:
         """Whether a write is due though nothing is handed out or settled, which write the marks anyway."""
-        if self._dirty or self._forgotten or self.quarantine.added or self.quarantine.cured:
+        if self._attempts or self._settlements or self._done or self._forgotten:
+            return True
+        if self.quarantine.added or self.quarantine.cured:
             return True
         marks = self._marks()
         if self._told is None:
@@ -394,14 +433,16 @@ class Position:
         marks = self._marks()
         delta = Delta(
             marks=None if marks == self._told else marks,
-            records=tuple(known.record() for known in self._dirty.values()),
             forgotten=tuple(self._forgotten),
+            settlements=tuple(self._settlements.values()),
+            done=tuple(self._done),
+            attempts=tuple(self._attempts.values()),
             quarantined=tuple(self.quarantine.added),
             cured=tuple(self.quarantine.cured),
         )
         self._told = marks
-        self._dirty.clear()
-        self._forgotten.clear()
+        for pending in (self._settlements, self._done, self._attempts, self._forgotten):
+            pending.clear()
         self.quarantine.added.clear()
         self.quarantine.cured.clear()
         return None if delta == Delta() else delta

@@ -1,47 +1,65 @@
 """What a poller remembers across restarts, and where: the protocol of a store, and the one in memory.
 
-A store is told identities, revisions, marks, attempts and reasons: no number and no text.
+A store holds two kinds of facts about messages. An *attempt* says that a version was handed out, before it
+is; a *settlement* says that it never comes again, and its key is the fence: it can be written once. Both are
+told as identities, revisions, marks, attempts and reasons: no number and no text.
 """
 
+from collections.abc import Callable, Collection, Mapping
+from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
 import attrs
 
-from ._errors import ConfigurationError, PositionMismatch
+from ._errors import AlreadySettled, ConfigurationError, PositionMismatch
 
 Identity = tuple[int, int]
 """Id, and CreatedAt modulo 15 minutes in ticks."""
 
+Key = tuple[int, int, str]
+"""Identity and version: "" is the message itself, in whatever revision; else it is the revision of a change."""
 
-class Status(StrEnum):
-    """What became of a message."""
 
-    OPEN = "open"
-    """It was handed out and never settled."""
+class Outcome(StrEnum):
+    """How a version was settled."""
+
     SETTLED = "settled"
     REJECTED = "rejected"
     """Settled, and kept until it is requeued."""
-    REQUEUED = "requeued"
+
+
+@attrs.frozen(kw_only=True)
+class Attempt:
+    """A version that was handed out and is not settled, or that was requeued."""
+
+    key: Key
+    created: int
+    """CreatedAt in ticks of the server's wall clock."""
+    updated: int
+    """UpdatedAt, likewise."""
+    number: int
+    """How often it was handed out."""
+    requeued: bool = False
     """It was rejected, and is to be delivered again."""
 
 
 @attrs.frozen(kw_only=True)
-class Record:
-    """What is known of one message."""
+class Settlement:
+    """A version that never comes again."""
 
-    identity: Identity
+    key: Key
     created: int
     """CreatedAt in ticks of the server's wall clock."""
     updated: int
-    """UpdatedAt of the revision that was settled last; of the one in hand, if none was."""
+    """UpdatedAt, likewise."""
     states: tuple[str, ...]
     """The states that were settled at `updated`, in order; more than one if the stamp did not move."""
-    attempt: int
-    """How often the version that is not settled was handed out."""
-    status: Status
+    outcome: Outcome = Outcome.SETTLED
     reason: str | None = None
     """Why it was rejected."""
+    by: str = ""
+    """Who settled it: the same one may write it again, for another it is taken."""
 
 
 @attrs.frozen(kw_only=True)
@@ -72,22 +90,70 @@ class Marks:
     """When the last deep sweep was, in seconds since 1970 of this machine's clock."""
 
 
+class Leadership(Protocol):
+    """Who leads, where replicas share a store."""
+
+    @property
+    def holder(self) -> str:
+        """Who leads: machine and process."""
+        ...
+
+    @property
+    def until(self) -> datetime:
+        """When the lease ends unless it is renewed, by the store's clock (aware, UTC)."""
+        ...
+
+
+class Lease(Leadership, Protocol):
+    """The right to lead."""
+
+    @property
+    def seconds(self) -> float:
+        """How long it holds from each renewal; the poller counts from when it *sent* the renewal."""
+        ...
+
+    async def renew(self) -> None:
+        """Prolong it.
+
+        Raises:
+            LeaseLost: Another replica leads now.
+        """
+        ...
+
+
 @attrs.frozen(kw_only=True)
 class Saved:
-    """All that a store holds for a poller."""
+    """All that a store holds for a poller, which leads from now on."""
 
-    marks: Marks
-    records: tuple[Record, ...]
-    quarantine: tuple[Quarantined, ...]
+    marks: Marks | None = None
+    """None if there is no position yet."""
+    settlements: tuple[Settlement, ...] = ()
+    attempts: tuple[Attempt, ...] = ()
+    quarantine: tuple[Quarantined, ...] = ()
+    lease: Lease | None = None
+    """None where nobody else can lead meanwhile."""
+
+
+@attrs.frozen(kw_only=True)
+class Standby:
+    """Another replica leads."""
+
+    lease: Leadership
+    retry_after: float
+    """Seconds after which to try again."""
 
 
 @attrs.frozen(kw_only=True)
 class Delta:
-    """What changed; a store applies all of it, or nothing."""
+    """What changed; a store applies all of it, or nothing, in the order of these fields."""
 
     marks: Marks | None = None
-    records: tuple[Record, ...] = ()
     forgotten: tuple[Identity, ...] = ()
+    """Messages of which no poll can bring anything as new any more."""
+    settlements: tuple[Settlement, ...] = ()
+    done: tuple[Key, ...] = ()
+    """Attempts that ended with a settlement."""
+    attempts: tuple[Attempt, ...] = ()
     quarantined: tuple[Quarantined, ...] = ()
     cured: tuple[int | str, ...] = ()
     """Keys of malformed rows that came well-formed, or are gone."""
@@ -99,38 +165,66 @@ class Store(Protocol):
     A method that fails raises a `StoreError`; a `retryable` one pauses the poller until the store is back.
     """
 
-    async def open(self, name: str, server: str) -> Saved | None:
-        """Begin to use a position; None if there is none yet.
+    async def open(self, name: str, server: str) -> Saved | Standby:
+        """Begin to lead, unless another replica does.
 
         Raises:
-            PositionMismatch: It belongs to another SMS server than `server`.
+            PositionMismatch: The position belongs to another SMS server than `server`.
             ConfigurationError: It is in use already.
         """
         ...
 
-    async def save(self, name: str, delta: Delta) -> None:
-        """Write a change, all of it or nothing; durable when this returns. Saving it twice does no harm."""
+    async def save(self, name: str, delta: Delta) -> Mapping[Key, Settlement]:
+        """Write a change, all of it or nothing; durable when this returns. Saving it twice does no harm.
+
+        Return the settlements of others that stand where a settlement or an attempt was to be written; these
+        were not.
+
+        Raises:
+            LeaseLost: Another replica leads now, and nothing was written. A delta of settlements alone needs
+                no lease: a handler may end after its poller has lost it.
+        """
         ...
 
-    async def requeued(self, name: str) -> tuple[Record, ...]:
+    async def settled(self, name: str, keys: Collection[Key]) -> frozenset[Key]:
+        """Which of these versions are settled, in what is committed."""
+        ...
+
+    async def settle_in(self, tx: Any, name: str, settlement: Settlement, *, again: bool) -> Callable[[], bool]:
+        """Write a settlement through a transaction of the consumer's; return what tells that this has ended.
+
+        With `again`, the same settlement may stand in this transaction already.
+
+        Raises:
+            AlreadySettled: The version is settled; the transaction must be rolled back.
+            ConfigurationError: It is no transaction on the store's database.
+        """
+        ...
+
+    async def requeued(self, name: str) -> tuple[Attempt, ...]:
         """The messages that `requeue` marked, until they are handed out again."""
         ...
 
     async def close(self, name: str) -> None:
-        """End the use of a position."""
+        """End the use of a position, if it is in use."""
         ...
 
 
-class _HasAddress(Protocol):
+class HasAddress(Protocol):
+    """A client, as `adopt` needs it."""
+
     @property
-    def base_url(self) -> str: ...
+    def base_url(self) -> str:
+        """The SMS server's address."""
+        ...
 
 
 @attrs.define
 class _Position:
     server: str
     marks: Marks | None = None
-    records: dict[Identity, Record] = attrs.field(factory=dict)
+    settlements: dict[Key, Settlement] = attrs.field(factory=dict)
+    attempts: dict[Key, Attempt] = attrs.field(factory=dict)
     quarantine: dict[int | str, Quarantined] = attrs.field(factory=dict)
 
 
@@ -147,42 +241,62 @@ class MemoryStore:
     async def create_tables(self) -> None:
         """Do nothing: memory needs no tables."""
 
-    async def open(self, name: str, server: str) -> Saved | None:
-        """Begin to use a position; None if there is none yet."""
+    async def open(self, name: str, server: str) -> Saved | Standby:
+        """Begin to use a position."""
         if name in self._in_use:
             msg = f"the store is in use by a poller named {name!r}; give each poller a name of its own"
             raise ConfigurationError(msg)
         position = self._positions.setdefault(name, _Position(server))
         if position.server != server:
-            msg = f"the position {name!r} belongs to {position.server}; call store.adopt() to use it for {server}"
-            raise PositionMismatch(msg)
+            raise mismatch(name, position.server, server)
         self._in_use.add(name)
-        if position.marks is None:
-            return None
         return Saved(
             marks=position.marks,
-            records=tuple(position.records.values()),
+            settlements=tuple(position.settlements.values()),
+            attempts=tuple(position.attempts.values()),
             quarantine=tuple(position.quarantine.values()),
         )
 
-    async def save(self, name: str, delta: Delta) -> None:
+    async def save(self, name: str, delta: Delta) -> Mapping[Key, Settlement]:
         """Write a change."""
         position = self._positions[name]
         position.marks = delta.marks or position.marks
-        for record in delta.records:
-            kept = position.records.get(record.identity)
-            asked_for = kept is not None and kept.status is Status.REQUEUED and not kept.attempt
-            if asked_for and record.status is Status.REJECTED:  # the poller has not heard of it yet
-                record = attrs.evolve(record, status=Status.REQUEUED, attempt=0, reason=None)  # noqa: PLW2901
-            position.records[record.identity] = record
+        if delta.forgotten:
+            forgotten = set(delta.forgotten)
+            position.settlements = {
+                key: kept for key, kept in position.settlements.items() if key[:2] not in forgotten
+            }
+            position.attempts = {key: kept for key, kept in position.attempts.items() if key[:2] not in forgotten}
+        taken: dict[Key, Settlement] = {}
+        for settlement in delta.settlements:
+            kept = position.settlements.setdefault(settlement.key, settlement)
+            if kept.by != settlement.by:
+                taken[kept.key] = kept
+        for done in delta.done:
+            position.attempts.pop(done, None)
+        for attempt in delta.attempts:
+            if attempt.key in position.settlements:
+                taken[attempt.key] = position.settlements[attempt.key]
+            else:
+                position.attempts[attempt.key] = attempt
         position.quarantine |= {row.key: row for row in delta.quarantined}
-        _remove(position.records, delta.forgotten)
-        _remove(position.quarantine, delta.cured)
+        for cured in delta.cured:
+            position.quarantine.pop(cured, None)
+        return taken
 
-    async def requeued(self, name: str) -> tuple[Record, ...]:
+    async def settled(self, name: str, keys: Collection[Key]) -> frozenset[Key]:
+        """Which of these versions are settled."""
+        return frozenset(key for key in keys if key in self._positions[name].settlements)
+
+    async def settle_in(self, tx: Any, name: str, settlement: Settlement, *, again: bool) -> Callable[[], bool]:
+        """Refuse: memory takes part in no transaction."""
+        msg = "ack(tx) needs a store on the same database, like SqlStore; call ack() without it"
+        raise ConfigurationError(msg)
+
+    async def requeued(self, name: str) -> tuple[Attempt, ...]:
         """The messages that `requeue` marked, until they are handed out again."""
-        records = self._positions[name].records.values()
-        return tuple(record for record in records if record.status is Status.REQUEUED and not record.attempt)
+        attempts = self._positions[name].attempts.values()
+        return tuple(attempt for attempt in attempts if attempt.requeued and not attempt.number)
 
     async def close(self, name: str) -> None:
         """End the use of a position."""
@@ -190,22 +304,40 @@ class MemoryStore:
 
     async def requeue(self, name: str, *, id: int | None = None) -> int:  # noqa: A002 - the specification's name
         """Have rejected messages delivered again: the one with this Id, or all; return how many."""
-        records = self._positions[name].records if name in self._positions else {}
+        if name not in self._positions:
+            return 0
+        position = self._positions[name]
         chosen = [
-            record
-            for record in records.values()
-            if record.status is Status.REJECTED and id in (None, record.identity[0])
+            kept
+            for kept in position.settlements.values()
+            if kept.outcome is Outcome.REJECTED and id in (None, kept.key[0])
         ]
-        for record in chosen:
-            records[record.identity] = attrs.evolve(record, status=Status.REQUEUED, attempt=0)
+        for settlement in chosen:
+            del position.settlements[settlement.key]
+            position.attempts[settlement.key] = requeued(settlement)
         return len(chosen)
 
-    async def adopt(self, name: str, client: _HasAddress) -> None:
+    async def adopt(self, name: str, client: HasAddress) -> None:
         """Use the position for the server of `client`, which has moved and has the same messages."""
         if name in self._positions:
             self._positions[name].server = client.base_url
 
 
-def _remove(table: dict[Any, Any], keys: tuple[Any, ...]) -> None:
-    for key in keys:
-        table.pop(key, None)
+def requeued(settlement: Settlement) -> Attempt:
+    """The attempt that takes the place of a rejection."""
+    return Attempt(
+        key=settlement.key, created=settlement.created, updated=settlement.updated, number=0, requeued=True
+    )
+
+
+def mismatch(name: str, stored: str, server: str) -> PositionMismatch:
+    """The error for a position of another server."""
+    return PositionMismatch(
+        f"the position {name!r} belongs to {stored}; call store.adopt({name!r}, client) to use it for {server}, "
+        "if the SMS server has moved and has the same messages, or give the poller another name"
+    )
+
+
+def already_settled() -> AlreadySettled:
+    """The error for a version whose settlement stands."""
+    return AlreadySettled("this message was settled before: roll back, its effect stands already")

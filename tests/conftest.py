@@ -1,9 +1,15 @@
-"""What all tests share: both async backends, and a loop that nobody may block."""
+"""What all tests share: both async backends, a loop that nobody may block, and a real PostgreSQL."""
 
+import tempfile
 from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
 
 import pytest
 from blockbuster import blockbuster_ctx
+from postgres import Postgres
+
+_NUMBERS = count()
 
 
 @pytest.fixture(params=["asyncio", "trio"])
@@ -16,7 +22,32 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
 def no_blocking_call(request: pytest.FixtureRequest) -> Iterator[None]:
     """A blocking call of ours on asyncio's loop fails the test; under trio the tool finds nothing."""
     if "anyio_backend" in request.fixturenames and request.getfixturevalue("anyio_backend") == "asyncio":
-        with blockbuster_ctx("his_sms_async"):
+        with blockbuster_ctx("his_sms_async") as finder:
+            for function in finder.functions.values():
+                # asyncpg looks for ~/.pgpass and certificates
+                function.can_block_in("asyncpg/connect_utils.py", "_parse_connect_dsn_and_args")
+                # a queue's lock, for microseconds, to hand work to a thread
+                function.can_block_in("anyio/_backends/_asyncio.py", "run_sync_in_worker_thread")
             yield
     else:
         yield
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Postgres]:
+    """A server of this worker; pytest's own tmp_path would not do: root's is closed to the user `nobody`."""
+    with tempfile.TemporaryDirectory(prefix="postgres-") as directory, Postgres(Path(directory)) as server:
+        yield server
+
+
+@pytest.fixture
+def postgres(postgres_server: Postgres) -> Postgres:
+    """The running server, whatever an earlier test did to it."""
+    postgres_server.start()
+    return postgres_server
+
+
+@pytest.fixture
+def postgres_url(postgres: Postgres) -> str:
+    """The address of an empty database of the test's own, for a sync engine."""
+    return postgres.create_database(f"test_{next(_NUMBERS)}")

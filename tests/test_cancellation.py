@@ -2,7 +2,7 @@
 
 import asyncio
 import types
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -14,7 +14,7 @@ import trio
 from fakes import FakeServer, all_blocked, row
 
 from his_sms_async import IncomingPoller, MemoryStore
-from his_sms_async._store import Delta, Record, Saved
+from his_sms_async._store import Attempt, Delta, Key, Saved, Settlement, Standby
 
 pytestmark = pytest.mark.anyio
 
@@ -25,16 +25,17 @@ Consume = Callable[[IncomingPoller, list[int]], Awaitable[None]]
 class SlowStore(MemoryStore):
     """A store whose calls take turns of the event loop, as a database's do."""
 
-    async def open(self, name: str, server: str) -> Saved | None:
+    async def open(self, name: str, server: str) -> Saved | Standby:
         await anyio.lowlevel.checkpoint()
         return await super().open(name, server)
 
-    async def save(self, name: str, delta: Delta) -> None:
+    async def save(self, name: str, delta: Delta) -> Mapping[Key, Settlement]:
         await anyio.lowlevel.checkpoint()
-        await super().save(name, delta)
+        taken = await super().save(name, delta)
         await anyio.lowlevel.checkpoint()
+        return taken
 
-    async def requeued(self, name: str) -> tuple[Record, ...]:
+    async def requeued(self, name: str) -> tuple[Attempt, ...]:
         await anyio.lowlevel.checkpoint()
         return await super().requeued(name)
 

@@ -23,6 +23,7 @@ from his_sms_async._handout import Handout
 from his_sms_async._known import Entry
 from his_sms_async._models import Revision
 from his_sms_async._position import EVERYTHING, Position
+from his_sms_async._store import Delta, Outcome, Saved, Settlement
 from his_sms_async._time import earliest_wall, ticks, wall_of_date
 from his_sms_async._wire import Row
 
@@ -95,6 +96,10 @@ class World(RuleBasedStateMachine):
         self.settled: set[int] = set()
         self.versions: dict[int, list[tuple[int, str]]] = {}
         self.in_hand: list[Entry] = []
+        self.lives = 0
+        self.transactions: list[tuple[Settlement, int]] = []
+        """Those of the consumer that are not committed, and whose message they settle."""
+        self.requeued: set[int] = set()
 
     @initialize(
         begin=st.sampled_from(
@@ -130,8 +135,10 @@ class World(RuleBasedStateMachine):
         self.handout = Handout()
         self.in_hand = []
         saved = run(self.store.open("model", "server"))
-        if saved is not None:
-            self.position.resume(saved, now=self.now, wall_time=self.wall_time)
+        assert isinstance(saved, Saved)
+        if saved.marks is not None:
+            self.position.resume(saved.marks, now=self.now, wall_time=self.wall_time)
+        self.position.recall([*saved.settlements, *saved.attempts, *saved.quarantine])
 
     # --- time ---
 
@@ -238,6 +245,7 @@ class World(RuleBasedStateMachine):
     def poll(self, times: int = 1) -> None:
         """The server answers."""
         for _ in range(times):
+            self.position.requeue(run(self.store.requeued("model")))
             ask = self.position.ask(now=self.now, wall_time=self.wall_time)
             rows = [
                 sms.row() for sms in self.database if sms.visible_at <= self.now and sms.updated >= ask.date_from
@@ -267,41 +275,56 @@ class World(RuleBasedStateMachine):
         self.position.failed()
         self.now += 10.0
 
-    def write(self, settled: list[Entry], wanted: int, crash: str | None = None) -> None:
-        """What the engine's writer does; a crash comes before or after the store's write."""
-        taken = [entry for _ in range(wanted) if (entry := self.handout.take(self.now))]
+    def write(
+        self,
+        settled: list[Entry],
+        wanted: int,
+        crash: str | None = None,
+        outcome: Outcome = Outcome.SETTLED,
+    ) -> None:
+        """What the poller's writer does; a crash comes before or after the store's write."""
+        wanted_now = [entry for _ in range(wanted) if (entry := self.handout.take(self.now))]
         for entry in settled:
-            self.position.settle(entry)
+            self.position.settle(entry, entry.settlement(outcome, None, f"life {self.lives}"))
             self.in_hand.remove(entry)
-        for entry in taken:
+        for entry in wanted_now:
             self.position.attempt(entry)
         delta = self.position.delta()
         if crash == "before":
             self.may_return.update(int(entry.row.message.text) for entry in settled)
             self.crash()
             return
-        if delta is not None:
-            run(self.store.save("model", delta))
+        taken = run(self.store.save("model", delta)) if delta is not None else {}
         self.settled.update(int(entry.row.message.text) for entry in settled)
         for entry in settled:
             self.handout.done(entry)
         if crash == "after":
             self.crash()
             return
-        for entry in taken:
-            self.deliver(entry)
+        for entry in wanted_now:
+            if entry.key in taken:
+                assert int(entry.row.message.text) in self.settled, "what nobody settled was taken for settled"
+                later = self.position.heard(entry, taken[entry.key])
+                self.handout.done(entry)
+                if later is not None:
+                    self.handout.add(later)
+            else:
+                self.deliver(entry)
 
     def deliver(self, entry: Entry) -> None:
         serial = int(entry.row.message.text)
         self.in_hand.append(entry)
         version = (entry.row.updated, str(entry.row.message.state))
         versions = self.versions.setdefault(serial, [])
-        if serial in self.may_return:
+        if serial in self.requeued and entry.known.requeued:
+            pass
+        elif serial in self.may_return:
             self.may_return.discard(serial)
         elif self.changes:
             assert version not in versions, "a version came twice"
             assert not versions or version[0] >= versions[-1][0], "an older revision followed a newer one"
-            assert (entry.change is not None) == (serial in self.settled or (not versions and self.is_old(entry)))
+            is_change = serial in self.settled or (not versions and self.is_old(entry))
+            assert (entry.change is not None) == is_change or serial in self.requeued
         else:
             assert serial > 2 or self.start == EVERYTHING, "a job changed an old message, and it came as new"
             assert serial not in self.settled, "a settled message came again"
@@ -325,6 +348,54 @@ class World(RuleBasedStateMachine):
         self.write(settled, wanted, crash)
 
     @precondition(lambda self: self.in_hand)
+    @rule(data=st.data(), end=st.sampled_from(["seen", "crash", "late"]))
+    def settle_in_transaction(self, data: st.DataObject, end: str) -> None:
+        """The consumer's own transaction is committed, and seen so; or the process dies before or after that."""
+        entry = data.draw(st.sampled_from(self.in_hand))
+        settlement = entry.settlement(Outcome.SETTLED, None, f"life {self.lives}")
+        self.transactions.append((settlement, int(entry.row.message.text)))
+        if end == "late":
+            self.crash()
+            return
+        self.commit()
+        if end == "crash":
+            self.crash()
+        elif entry.key in run(self.store.settled("model", [entry.key])):
+            self.position.settle(entry, settlement, is_stored=True)
+            self.in_hand.remove(entry)
+            self.handout.done(entry)
+
+    @precondition(lambda self: self.transactions)
+    @rule()
+    def commit(self) -> None:
+        """The database commits a transaction, maybe of a process that is dead; its settlement is a fence."""
+        settlement, serial = self.transactions.pop()
+        if not run(self.store.save("model", Delta(settlements=(settlement,)))):
+            self.settled.add(serial)
+
+    @precondition(lambda self: self.in_hand)
+    @rule(data=st.data())
+    def reject(self, data: st.DataObject) -> None:
+        """The consumer gives up; sometimes somebody has it requeued later."""
+        self.write([data.draw(st.sampled_from(self.in_hand))], 0, outcome=Outcome.REJECTED)
+
+    @rule()
+    def requeue(self) -> None:
+        """Somebody wants the rejected ones again."""
+        rejected = {
+            kept.key[:2]: kept
+            for kept in self.store._positions["model"].settlements.values()
+            if kept.outcome is Outcome.REJECTED
+        }
+        assert run(self.store.requeue("model")) >= len(rejected)
+        for sms in self.database:
+            kept = rejected.get((sms.id, sms.created % ticks(minutes=15)))
+            if kept is not None:
+                self.requeued.add(sms.serial)
+                if kept.key[2] == "":
+                    self.settled.discard(sms.serial)
+
+    @precondition(lambda self: self.in_hand)
     @rule(data=st.data(), delay=st.sampled_from([0.0, 5.0, 300.0]))
     def release(self, data: st.DataObject, delay: float) -> None:
         """The consumer fails."""
@@ -342,6 +413,7 @@ class World(RuleBasedStateMachine):
         """The process dies, and is started again."""
         self.may_return.update(int(entry.row.message.text) for entry in self.in_hand)
         run(self.store.close("model"))
+        self.lives += 1
         self.open()
 
     # --- what must be true ---

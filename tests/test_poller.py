@@ -1,7 +1,7 @@
 """The poller with its client, against a server in memory and a clock that stands until it is turned."""
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Any
@@ -28,7 +28,7 @@ from his_sms_async import (
     SmsError,
     StoreError,
 )
-from his_sms_async._store import Delta
+from his_sms_async._store import Delta, Key, Saved, Settlement, Standby
 
 pytestmark = pytest.mark.anyio
 
@@ -743,7 +743,7 @@ async def test_a_bug_surfaces_where_the_consumer_looks(bench: Bench) -> None:
     """The original exception is raised by the next step, and the consumer's task is not cancelled."""
 
     class Broken(MemoryStore):
-        async def save(self, name: str, delta: Delta) -> None:
+        async def save(self, name: str, delta: Delta) -> Mapping[Key, Settlement]:
             raise ZeroDivisionError
 
     bench.store = Broken()
@@ -855,10 +855,10 @@ async def test_a_store_that_is_away_stops_everything_until_it_is_back(bench: Ben
             super().__init__()
             self.away = True
 
-        async def save(self, name: str, delta: Delta) -> None:
+        async def save(self, name: str, delta: Delta) -> Mapping[Key, Settlement]:
             if self.away:
                 raise StoreError("the database is away", retryable=True)
-            await super().save(name, delta)
+            return await super().save(name, delta)
 
     store = bench.store = Away()
     bench.server.rows = [row(1, 0)]
@@ -884,10 +884,10 @@ async def test_a_store_that_only_answers_reads_stops_the_polls(
     class Full(MemoryStore):
         is_full = False
 
-        async def save(self, name: str, delta: Delta) -> None:
+        async def save(self, name: str, delta: Delta) -> Mapping[Key, Settlement]:
             if self.is_full:
                 raise StoreError("the disk is full", retryable=True)
-            await super().save(name, delta)
+            return await super().save(name, delta)
 
     store = bench.store = Full()
     bench.server.rows = [row(1, 0), row(2, 1)]
@@ -923,7 +923,7 @@ async def test_a_store_that_cannot_be_used_is_an_error(bench: Bench) -> None:
     """A typed error of the store is raised from the iteration: never a silent restart."""
 
     class Unusable(MemoryStore):
-        async def open(self, name: str, server: str) -> None:
+        async def open(self, name: str, server: str) -> Saved | Standby:
             raise StoreError("the tables are missing; call create_tables()")
 
     bench.store = Unusable()
@@ -1082,11 +1082,11 @@ async def test_a_settlement_under_way_is_written_when_the_block_is_left(bench: B
             super().__init__()
             self.hangs = False
 
-        async def save(self, name: str, delta: Delta) -> None:
+        async def save(self, name: str, delta: Delta) -> Mapping[Key, Settlement]:
             if self.hangs:
                 self.hangs = False
                 await anyio.sleep_forever()
-            await super().save(name, delta)
+            return await super().save(name, delta)
 
     store = bench.store = Slow()
     bench.server.rows = [row(1, 0), row(2, 1)]

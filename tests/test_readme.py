@@ -55,8 +55,11 @@ def run_until(main: Callable[[], Coroutine[Any, Any, None]], condition: Callable
 
 
 @pytest.mark.timeout(120)
-def test_every_python_block_runs(server: RunningSandbox, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_python_block_runs(
+    server: RunningSandbox, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """The Python blocks run in their order, in one namespace, and do what the text around them says."""
+    monkeypatch.chdir(tmp_path)  # where their databases are made
     document = Document.parse(str(README), PythonCodeBlockParser())
     document.namespace["run_until"] = run_until
     document.namespace["__name__"] = "readme"
@@ -169,7 +172,7 @@ def test_layout() -> None:
     """The layout has each module, after all those that it imports."""
     layout = names_of_table("Module")
     modules = [path.stem for path in PACKAGE.glob("_*.py") if path.stem != "__init__"]
-    assert sorted(layout) == sorted([*modules, "sandbox/"])
+    assert sorted(layout) == sorted([*modules, "sandbox/", "sql/"])
     for name in modules:
         tree = ast.parse((PACKAGE / f"{name}.py").read_text(encoding="utf-8"))
         for node in ast.walk(tree):
