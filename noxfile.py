@@ -7,7 +7,7 @@ from pathlib import Path
 import nox
 
 nox.needs_version = ">=2025.5.1"
-nox.options.sessions = ["checks", "tests"]
+nox.options.sessions = ["checks", "tests", "oldest_sqlalchemy"]
 nox.options.error_on_external_run = True
 nox.options.error_on_missing_interpreters = True
 nox.options.reuse_venv = "yes"
@@ -53,11 +53,40 @@ def soak(session: nox.Session) -> None:
     session.run("python", "-m", "pytest", "-m", "soak", *session.posargs, env={"PYTHONSAFEPATH": "1"})
 
 
+@nox.session
+def oldest_sqlalchemy(session: nox.Session) -> None:
+    """The store's tests with the oldest SQLAlchemy that is supported on the current Python."""
+    session.install(".[all]", *group("test"))
+    session.install("sqlalchemy[asyncio]==2.0.30; python_version < '3.13'")
+    session.install("sqlalchemy[asyncio]==2.0.31; python_version >= '3.13'")
+    session.run(
+        "python",
+        "-m",
+        "pytest",
+        "-n",
+        workers(),
+        *("tests/test_store.py", "tests/test_sql.py", "tests/test_sql_transactions.py", "tests/test_crash.py"),
+        env={"PYTHONSAFEPATH": "1"},
+    )
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Tables of ratios, measured side by side in one run."""
+    session.install(".[all]", *group("test"))
+    for script in sorted(Path("tests/benchmarks").glob("bench_*.py")):
+        session.run("python", str(script), env={"PYTHONSAFEPATH": "1", "PYTHONPATH": "tests"})
+
+
 def run_tests(session: nox.Session) -> None:
     """Install the wheel and test it: PYTHONSAFEPATH keeps the working tree from being imported instead."""
     session.install(".[all]", *group("test"))
     data = Path(session.create_tmp()) / "coverage"
     environment = {"PYTHONSAFEPATH": "1", "COVERAGE_FILE": str(data)}
     session.run("coverage", "erase", env=environment)
-    workers = str(os.cpu_count() or 1)
-    session.run("python", "-m", "pytest", "--cov", "-n", workers, *session.posargs, env=environment)
+    session.run("python", "-m", "pytest", "--cov", "-n", workers(), *session.posargs, env=environment)
+
+
+def workers() -> str:
+    """As many processes as there are processors."""
+    return str(os.cpu_count() or 1)

@@ -24,6 +24,8 @@ class Settling:
 
     entry: Entry
     settlement: Settlement
+    is_contested: bool
+    """It was handed out before, so somebody else may be about to settle it; no other settlement waits for this."""
     durable: anyio.Event = attrs.field(factory=anyio.Event)
     is_taken: bool = False
     """Another settled this version first."""

@@ -13,7 +13,7 @@ from ._errors import LeaseLost, SmsError, bare
 from ._models import PollerHealth
 from ._patience import Patience, label
 from ._position import Position
-from ._store import Attempt, Lease, Quarantined, Saved, Settlement, Standby
+from ._store import Attempt, Leadership, Lease, Quarantined, Saved, Settlement, Standby
 from ._term import Options, Term
 from ._time import format_ticks
 
@@ -41,7 +41,9 @@ class Engine:
     _patience: Patience = attrs.field(init=False)
     _term: Term = attrs.field(init=False)
     """The present one, or the last; one that has not begun while this replica stands by."""
-    _opened: Saved | Standby | None = attrs.field(init=False, default=None)
+    _leadership: Leadership | None = attrs.field(init=False, default=None)
+    """Who leads, where replicas share the store."""
+    _stands_by: bool = attrs.field(init=False, default=False)
     _is_live: bool = attrs.field(init=False, default=True)
     _news: anyio.Event = attrs.field(init=False, factory=anyio.Event)
     """Set, and replaced, when consumers should look again."""
@@ -78,6 +80,7 @@ class Engine:
         try:
             self._term = self._new_term(saved.lease)
             await self._recall(self._term.position, saved)
+            del saved  # it may be large
             try:
                 await self._term.run(asked_at)
             except LeaseLost:
@@ -95,9 +98,10 @@ class Engine:
         never = anyio.Event()
         while True:
             asked_at = clock.monotonic(), clock.time()
-            opened = self._opened = await self._patience.with_store(
+            opened = await self._patience.with_store(
                 lambda: options.store.open(options.name, options.client.base_url)
             )
+            self._leadership, self._stands_by = opened.lease, isinstance(opened, Standby)
             if isinstance(opened, Saved):
                 return opened, asked_at
             self._term = self._new_term(None)
@@ -161,18 +165,16 @@ class Engine:
     def health(self) -> PollerHealth:
         """How the poller is doing."""
         now = self._options.clock.monotonic()
-        term, position, opened = self._term, self._term.position, self._opened
-        stands_by = isinstance(opened, Standby)
-        lease = None if opened is None else opened.lease
+        term, position, leadership = self._term, self._term.position, self._leadership
         ages = [now - entry.received_at for entry in position.unsettled()]
         failures = self._patience.failures + (self.failure is not None)
         warnings = set(position.warnings)
         if position.quarantine.is_full:
             warnings.add("quarantine-bound")
         return PollerHealth(
-            role="standby" if stands_by or not term.leads else "leading",
+            role="leading" if term.leads and not term.is_over else "standby",
             is_live=self._is_live,
-            is_ready=self._is_live and (stands_by or self.last_ok is not None),
+            is_ready=self._is_live and (self._stands_by or self.last_ok is not None),
             degraded=bool(position.quarantine.rows or failures or warnings & {"seen-bound", "quarantine-bound"}),
             last_ok_age=None if self.last_ok is None else now - self.last_ok,
             consecutive_failures=failures,
@@ -187,8 +189,8 @@ class Engine:
             rejected=position.rejected,
             seen=position.seen,
             warnings=tuple(sorted(warnings)),
-            leader=None if lease is None else lease.holder,
-            lease_until=None if lease is None else lease.until,
+            leader=None if leadership is None else leadership.holder,
+            lease_until=None if leadership is None else leadership.until,
         )
 
 

@@ -108,16 +108,20 @@ class IncomingPoller(anyio.AsyncContextManagerMixin):
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
         engine = self._engine = Engine(self._options)
         error: BaseException | None = None
+        # Ends with the block, not before: a handler that shields itself from a cancellation can still settle,
+        # and no other replica takes over until then.
+        work = anyio.CancelScope(shield=True)
         try:
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(engine.run)
+                tasks.start_soon(_run_in, work, engine)
                 try:
                     yield self
                 except anyio.get_cancelled_exc_class():
                     raise
                 except BaseException as raised:  # noqa: BLE001 - the task group would wrap it
                     error = raised
-                tasks.cancel_scope.cancel()
+                finally:
+                    work.cancel()
         finally:
             self._engine = self._iterator = None
         if error is not None:
@@ -197,6 +201,11 @@ class IncomingPoller(anyio.AsyncContextManagerMixin):
             self._iterator.hand_over()
             self._running().notify()
             self._iterator = None
+
+
+async def _run_in(scope: anyio.CancelScope, engine: Engine) -> None:
+    with scope:
+        await engine.run()
 
 
 async def _handle(handler: Callable[[Message], Awaitable[object]], delivery: Delivery) -> None:

@@ -9,6 +9,7 @@ import heapq
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from zoneinfo import ZoneInfo
 
 import attrs
@@ -31,6 +32,8 @@ _CLOCKS_DIFFER = ticks(hours=1)
 # A `Date` header this far behind the last one is a clock set back, not two nodes that differ.
 _STEP = ticks(minutes=2)
 _PRUNE_EVERY = ticks(minutes=30)
+# What is forgotten is told to the store in portions, for others may want to write meanwhile.
+_FORGOTTEN_AT_ONCE = 5000
 
 EVERYTHING = wall_of_date(datetime(1900, 1, 1, tzinfo=UTC), None)
 """Where `start="everything"` asks from."""
@@ -94,7 +97,7 @@ class Position:
     """What the store has not been told; likewise the next three."""
     _settlements: dict[Key, Settlement] = attrs.field(init=False, factory=dict, repr=False)
     _done: list[Key] = attrs.field(init=False, factory=list, repr=False)
-    _forgotten: list[Identity] = attrs.field(init=False, factory=list, repr=False)
+    _forgotten: dict[Identity, None] = attrs.field(init=False, factory=dict, repr=False)
 
     def __attrs_post_init__(self) -> None:
         self._caught_up = self._start or 0
@@ -289,6 +292,7 @@ class Position:
                 return None
             known = Known(identity=row.identity, created=row.created, is_owed=not is_old)
             self._known[row.identity] = known
+            self._forgotten.pop(row.identity, None)  # what the store has of it, it may keep
             if is_mended:  # else nobody knew after a restart that it is new
                 key = (*row.identity, "")
                 self._attempts[key] = Attempt(key=key, created=row.created, updated=row.updated, number=0)
@@ -358,7 +362,7 @@ class Position:
     def _forget(self, known: Known) -> None:
         del self._known[known.identity]
         self._settlements.pop((*known.identity, ""), None)  # taken as seen, and not told yet
-        self._forgotten.append(known.identity)
+        self._forgotten[known.identity] = None
 
     # --- what the consumer does ---
 
@@ -431,9 +435,10 @@ class Position:
     def delta(self) -> Delta | None:
         """What changed since the last call; the caller writes it before it goes on, however long that takes."""
         marks = self._marks()
+        forgotten = tuple(islice(self._forgotten, _FORGOTTEN_AT_ONCE))
         delta = Delta(
             marks=None if marks == self._told else marks,
-            forgotten=tuple(self._forgotten),
+            forgotten=forgotten,
             settlements=tuple(self._settlements.values()),
             done=tuple(self._done),
             attempts=tuple(self._attempts.values()),
@@ -441,8 +446,10 @@ class Position:
             cured=tuple(self.quarantine.cured),
         )
         self._told = marks
-        for pending in (self._settlements, self._done, self._attempts, self._forgotten):
+        for pending in (self._settlements, self._done, self._attempts):
             pending.clear()
+        for identity in forgotten:
+            del self._forgotten[identity]
         self.quarantine.added.clear()
         self.quarantine.cured.clear()
         return None if delta == Delta() else delta

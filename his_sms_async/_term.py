@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import anyio
 import attrs
+from anyio.abc import TaskGroup
 
 from ._client import SmsClient, fetch
 from ._clock import Clock
@@ -116,6 +117,7 @@ class Term:
     """What is being written, and whose settlements are in it."""
     _work: anyio.Event = attrs.field(init=False, factory=anyio.Event)
     """Set when there is something to write."""
+    _tasks: TaskGroup | None = attrs.field(init=False, default=None)
     _failures: list[Exception] = attrs.field(init=False, factory=list)
     """What ended the tasks, the cause first."""
 
@@ -133,10 +135,17 @@ class Term:
         if self._lease is not None:
             self._hold_from(self._lease, asked_at)
             tasks.append(partial(self._renew, self._lease))
-        async with anyio.create_task_group() as group:
-            for task in tasks:
-                group.start_soon(self._until_it_fails, task, group.cancel_scope)
+        try:
+            async with anyio.create_task_group() as self._tasks:
+                for task in tasks:
+                    self._start(task)
+        finally:
+            self._tasks = None
         raise self._failures[0]
+
+    def _start(self, task: Callable[[], Awaitable[None]]) -> None:
+        assert self._tasks is not None  # noqa: S101 - for the type checker
+        self._tasks.start_soon(self._until_it_fails, task, self._tasks.cancel_scope)
 
     async def _until_it_fails(self, task: Callable[[], Awaitable[None]], all_tasks: anyio.CancelScope) -> None:
         try:
@@ -257,7 +266,7 @@ class Term:
         """Write what waits to be written in one go, then let it have its effect; False if nothing waits."""
         has_read = await self._read_back()
         flushes, self._flushes = self._flushes, []
-        settlings = list(self._settlings)
+        settlings = [settling for settling in self._settlings if not settling.is_contested]
         entries = self._take_wanted()
         if not (settlings or flushes or entries):
             return has_read
@@ -300,8 +309,8 @@ class Term:
         return await self._options.store.save(self._options.name, delta)
 
     def _settled(self, settlings: list[Settling], taken: Mapping[Key, Settlement]) -> None:
+        self._settlings = [settling for settling in self._settlings if settling not in settlings]
         for settling in settlings:
-            self._settlings.remove(settling)
             settling.is_taken = settling.settlement.key in taken
             settling.durable.set()
 
@@ -344,18 +353,29 @@ class Term:
         """
         self._is_closing = True
         if any(isinstance(failure, LeaseLost) for failure in self._failures):
-            if self._settlings:
-                await self._settle_alone(list(self._settlings))
-            return
-        if self._unsaved is not None:
-            delta, settlings = self._unsaved
-            self._settled(settlings, await self._save(delta))
-            self._unsaved = None
-        if self.position.must_save():
-            self._flushes.append(anyio.Event())
-        await self._write_once()
+            await self._settle_alone([settling for settling in self._settlings if not settling.is_contested])
+        else:
+            if self._unsaved is not None:
+                delta, settlings = self._unsaved
+                self._settled(settlings, await self._save(delta))
+                self._unsaved = None
+            if self.position.must_save():
+                self._flushes.append(anyio.Event())
+            await self._write_once()
+        for settling in list(self._settlings):
+            await self._settle_alone([settling])
+
+    async def _settle_contested(self, settling: Settling) -> None:
+        """Write a settlement for which another's transaction may have to be waited for."""
+        await self._settle_alone([settling])
+        self.position.settle(settling.entry, settling.settlement, is_stored=True)
+        self.handout.done(settling.entry)
+        self._work.set()
+        self._consumers.notify()
 
     async def _settle_alone(self, settlings: list[Settling]) -> None:
+        if not settlings:
+            return
         delta = Delta(settlements=tuple(settling.settlement for settling in settlings))
         self._settled(settlings, await self._patience.with_store(lambda: self._save(delta)))
 
@@ -384,8 +404,11 @@ class Term:
         """Have a settlement written; its event is set when it is durable."""
         self._consumers.check()
         self._transactions.pop(entry, None)
-        settling = Settling(entry, entry.settlement(outcome, reason, self._life))
+        is_contested = entry.known.attempt > 1
+        settling = Settling(entry, entry.settlement(outcome, reason, self._life), is_contested)
         self._settlings.append(settling)
+        if is_contested and self._tasks is not None:
+            self._start(partial(self._settle_contested, settling))
         self.wake()
         return settling
 
@@ -420,6 +443,7 @@ class Term:
         if not self.is_over and not transaction.entry.settled:
             self._transactions[transaction.entry] = transaction
             self.wake()
+            self._consumers.notify()  # an iterator may have room again
 
     async def is_settled(self, entry: Entry) -> bool:
         """Whether a settlement was committed."""

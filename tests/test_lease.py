@@ -48,6 +48,7 @@ class Paper(MemoryStore):
     is_away: bool = False
     renewals: int = 0
     renewals_hang: bool = False
+    hangs_alone: bool = False
     saved_alone: list[Delta] = attrs.field(factory=list)
 
     async def open(self, name: str, server: str) -> Saved | Standby:
@@ -61,10 +62,12 @@ class Paper(MemoryStore):
     async def save(self, name: str, delta: Delta) -> Mapping[Key, Settlement]:
         if self.is_away:
             raise StoreError("away", retryable=True)
-        if self.leader != self.me:
-            if delta != Delta(settlements=delta.settlements):
-                raise LeaseLost("another leads")
+        if delta == Delta(settlements=delta.settlements):
             self.saved_alone.append(delta)
+            if self.hangs_alone:
+                await anyio.sleep_forever()
+        elif self.leader != self.me:
+            raise LeaseLost("another leads")
         return await super().save(name, delta)
 
     async def close(self, name: str) -> None:
@@ -207,6 +210,25 @@ async def test_a_settlement_that_finds_the_lease_lost_is_written_all_the_same() 
         await delivery.ack()
         assert poller.health().role == "standby"
         assert len(ward.paper.saved_alone) == 1
+
+
+async def test_a_settlement_that_hangs_is_tried_again_when_the_block_is_left() -> None:
+    """A message that was handed out before is settled apart, for it may have to wait for another's transaction."""
+    ward = Ward()
+    async with ward.stack:
+        poller = await ward.poller()
+        deliveries = poller.deliveries()
+        await (await anext(deliveries)).release(delay=0)
+        again = await anext(deliveries)
+        assert again.attempt == 2
+        ward.paper.hangs_alone = True
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(again.ack)
+            await all_blocked()
+            await (await anext(deliveries)).ack()  # nobody else waits for it
+            tasks.cancel_scope.cancel()
+        ward.paper.hangs_alone = False
+    assert [one.key[0] for delta in ward.paper.saved_alone for one in delta.settlements] == [1, 1]
 
 
 async def test_only_a_real_conflict_is_an_error() -> None:

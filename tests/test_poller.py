@@ -942,6 +942,24 @@ async def test_a_position_is_used_by_one_poller_at_a_time(bench: Bench) -> None:
             assert await nothing_comes(third)
 
 
+async def test_a_handler_that_shields_itself_settles_after_a_cancellation(bench: Bench) -> None:
+    """A service that shuts down lets it end: until then the poller works, and afterwards nothing comes again."""
+    bench.server.rows = [row(1, 0)]
+    handled: list[int] = []
+    with anyio.CancelScope() as scope:
+        async with bench.poller() as poller:
+            async for delivery in poller.deliveries():
+                with anyio.CancelScope(shield=True):
+                    async with delivery as message:
+                        scope.cancel()
+                        await all_blocked()
+                        handled.append(message.id)
+                    assert poller.health().in_hand == 0
+    async with bench.poller() as poller:
+        assert await nothing_comes(poller)
+    assert handled == [1]
+
+
 async def test_leaving_takes_no_time_when_the_server_never_answers(bench: Bench) -> None:
     """A request under way is cancelled, and no task is left behind."""
 

@@ -1,8 +1,10 @@
 """`SqlStore` itself: its tables, what it refuses and how it says so, and the exclusive use of a SQLite file."""
 
+import importlib
 import os
 import sqlite3
 import sys
+import threading
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -135,6 +137,16 @@ async def test_tables_that_another_has_just_created_are_no_error(store: SqlStore
 
 
 # --- arguments ---
+
+
+@pytest.mark.parametrize(("missing", "words"), [("sqlalchemy", r"his_sms_async\[sql\]"), ("attrs", "attrs")])
+def test_a_package_that_is_missing_is_named(missing: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the extra, the import tells how to get it."""
+    for name in [name for name in sys.modules if name.startswith("his_sms_async.sql")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "attrs" if missing == "attrs" else missing, None)
+    with pytest.raises(ModuleNotFoundError, match=words):
+        importlib.import_module("his_sms_async.sql")
 
 
 @pytest.mark.parametrize(
@@ -448,6 +460,17 @@ async def test_a_lost_race_for_a_row_is_run_again(store: SqlStore) -> None:
     with pytest.raises(SmsError):
         await store._database.run(insert_again)
     assert attempts == 3
+    await store._database.dispose()
+
+
+async def test_a_statement_that_does_not_end_is_left_to_itself(store: SqlStore) -> None:
+    """Who is cancelled waits for it, but not for long."""
+    may_end = threading.Event()
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await store._database.run(lambda _: may_end.wait(30))
+    assert scope.cancelled_caught
+    may_end.set()
     await store._database.dispose()
 
 

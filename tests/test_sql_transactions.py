@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.from_thread
 import anyio.lowlevel
 import anyio.to_thread
 import pytest
 from databases import Place, combinations, place as new_place
-from fakes import FakeServer, row, until
-from sqlalchemy import Connection, Engine, create_engine, text
+from fakes import FakeServer, all_blocked, row, until
+from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session
 
@@ -142,6 +143,47 @@ async def test_effect_and_settlement_are_committed_together(ward: Ward, *, sessi
         await until(settled(poller))
         assert (delivery.outcome, poller.health().in_hand) == ("acked", 0)
     assert (await ward.left(), await ward.effects()) == ([], [1])
+
+
+async def test_an_iterator_that_waits_for_room_hears_of_a_commit(ward: Ward) -> None:
+    """The next message comes at once, though nothing else happens for an hour."""
+    ward.server.rows = [row(1, 0), row(2, 1)]
+    async with ward.poller(interval=3600) as poller:
+        deliveries = poller.deliveries(max_in_flight=1)
+        first = await anext(deliveries)
+        async with anyio.create_task_group() as tasks:
+            found: list[Delivery] = []
+
+            async def take() -> None:
+                found.append(await anext(deliveries))
+
+            tasks.start_soon(take)
+            await all_blocked()
+            async with ward.begin() as tx:
+                await first.ack(tx)
+        assert found[0].message.id == 2
+
+
+async def test_sync_handlers_in_all_threads_can_settle(ward: Ward) -> None:
+    """`ack(tx)` with a sync transaction needs a thread, and takes none of those that wait for it."""
+    if isinstance(ward.place.engine, AsyncEngine):
+        return
+    ward.server.rows = [row(number, number) for number in range(3)]
+    limiter = anyio.to_thread.current_default_thread_limiter()
+    before, limiter.total_tokens = limiter.total_tokens, 3
+    async with ward.poller() as poller:
+
+        def handle(delivery: Delivery) -> None:
+            with ward.place.engine.begin() as tx:  # type: ignore[union-attr]
+                anyio.from_thread.run(delivery.ack, tx)
+
+        deliveries = poller.deliveries()
+        taken = [await anext(deliveries) for _ in range(3)]
+        async with anyio.create_task_group() as tasks:
+            for delivery in taken:
+                tasks.start_soon(anyio.to_thread.run_sync, handle, delivery)
+        await until(settled(poller))
+    limiter.total_tokens = before
 
 
 async def test_after_a_rollback_the_message_comes_again(ward: Ward) -> None:
@@ -333,6 +375,40 @@ async def test_a_transaction_that_outlives_its_poller(ward: Ward) -> None:
     assert (await ward.left(), await ward.effects()) == ([], [1, 2])
 
 
+async def test_a_plain_ack_waits_for_anothers_transaction_alone(ward: Ward) -> None:
+    """The last leader's handler has settled and not committed: only who settles the same message waits for it."""
+    if "sqlite" in ward.place.kind:
+        return  # its lock keeps the next life from beginning
+    ward.server.rows = [row(1, 0), row(2, 1), row(3, 2)]
+    async with ward.begin() as tx:
+        async with ward.poller() as poller:
+            delivery = await anext(poller.deliveries())
+            await ward.book(tx, delivery)
+            await delivery.ack(tx)
+        async with ward.poller() as poller, anyio.create_task_group() as tasks:
+            deliveries = poller.deliveries()
+            first = await anext(deliveries)
+            assert (first.message.id, first.attempt) == (1, 2)
+            failures = []
+
+            async def settle() -> None:
+                try:
+                    await first.ack()
+                except AlreadySettled as error:
+                    failures.append(error)
+
+            tasks.start_soon(settle)
+            for expected in (2, 3):
+                other = await anext(deliveries)
+                assert other.message.id == expected
+                await other.ack()
+            assert (poller.health().in_hand, poller.health().role, failures) == (1, "leading", [])
+            await commit(tx)
+            await until(settled(poller))
+    assert len(failures) == 1
+    assert (await ward.left(), await ward.effects()) == ([], [1])
+
+
 async def test_a_plain_ack_that_comes_too_late_says_so(ward: Ward) -> None:
     """What another settled meanwhile is a conflict for `ack()` and `reject()`; a plain loop goes on."""
     ward.server.rows = [row(1, 0), row(2, 1)]
@@ -360,6 +436,58 @@ async def test_a_plain_loop_goes_on_after_a_conflict(ward: Ward) -> None:
             async with ward.begin() as tx:
                 await ward.do(tx, SETTLED_BY_ANOTHER)
     assert await ward.left() == [(2, 2)]
+
+
+def has_polled(poller: IncomingPoller) -> bool:
+    """Whether there was a good poll; a poller that has ended raises what ended it when its block is left."""
+    health = poller.health()
+    return health.last_ok_age is not None or not health.is_live
+
+
+class Cancellation:
+    """Cancels a scope at the n-th statement of an engine, in whatever thread that is executed."""
+
+    def __init__(self, engine: Any, scope: anyio.CancelScope, statements: int) -> None:
+        self.engine = getattr(engine, "sync_engine", engine)
+        self.scope, self.left = scope, statements
+
+    def __enter__(self) -> None:
+        event.listen(self.engine, "before_cursor_execute", self.count)
+
+    def __exit__(self, *_: object) -> None:
+        event.remove(self.engine, "before_cursor_execute", self.count)
+
+    def count(self, *_: object) -> None:
+        self.left -= 1
+        if self.left == 0:
+            try:
+                anyio.from_thread.run_sync(self.scope.cancel)
+            except RuntimeError:  # this is the loop's own thread
+                self.scope.cancel()
+
+
+async def test_cancelled_at_each_statement_nothing_is_lost_or_doubled(ward: Ward) -> None:
+    """The whole block is cancelled, again and again at a later statement; each effect is had once."""
+    ward.server.rows = [row(number, number, sender=str(number % 2)) for number in range(3)]
+    lives = 0
+    is_done = False
+    while not is_done:
+        lives += 1
+        with anyio.CancelScope() as scope, Cancellation(ward.place.engine, scope, lives):
+            async with ward.poller() as poller:
+                await until(lambda poller=poller: has_polled(poller))  # type: ignore[misc]
+                deliveries = poller.deliveries()
+                while poller.health().oldest_unsettled_age is not None:
+                    delivery = await anext(deliveries)
+                    # interrupted in a transaction of the consumer's, SQLAlchemy's aiosqlite can hang for ever
+                    with anyio.CancelScope(shield=ward.place.kind == "aiosqlite"):
+                        async with delivery, ward.begin() as tx:
+                            await ward.book(tx, delivery)
+                            await delivery.ack(tx)
+                    await until(lambda poller=poller: not poller.health().in_hand)  # type: ignore[misc]
+            is_done = True
+    assert lives > 5
+    assert (await ward.left(), await ward.effects()) == ([], [0, 1, 2])
 
 
 # --- what is no transaction on the store's database ---

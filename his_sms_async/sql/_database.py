@@ -22,13 +22,15 @@ from sqlalchemy.exc import (
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import SingletonThreadPool, StaticPool
 
-from his_sms_async._errors import ConfigurationError, SmsError, StoreError, UnsupportedStoreFormat, bare, foreign
+from his_sms_async._errors import ConfigurationError, StoreError, UnsupportedStoreFormat, bare, foreign
 from his_sms_async._hidden import Hidden
 
 T = TypeVar("T")
 
 # How often a transaction is tried in which somebody else was first to insert a row.
 _ATTEMPTS = 3
+# Statements at the same time; those that were abandoned count until they end.
+_THREADS = 20
 # Seconds in which a statement under way may end when its caller is cancelled.
 _GRACE = 1.0
 
@@ -40,6 +42,8 @@ class Database:
     _given: Hidden[Engine | AsyncEngine | URL]
     """An engine of the user's, or a URL, for which an engine is made when it is first needed."""
     _engine: Engine | AsyncEngine | None = attrs.field(init=False, default=None)
+    _threads: anyio.CapacityLimiter | None = attrs.field(init=False, default=None)
+    """For a sync engine; the application may use up those of its own."""
     _is_ours: bool = attrs.field(init=False, default=False)
 
     @classmethod
@@ -50,7 +54,8 @@ class Database:
             ConfigurationError: It is neither, or a database in memory.
         """
         engine = place.reveal()
-        database = cls(Hidden(engine if isinstance(engine, Engine | AsyncEngine) else _parsed(place)))
+        given = engine if isinstance(engine, Engine | AsyncEngine) else _parsed(place)
+        database = cls(Hidden(given))
         if database.url.get_backend_name() == "sqlite" and _is_in_memory(database.url):
             msg = "a SQLite database in memory is lost with the process; give SqlStore a file, or use MemoryStore"
             raise ConfigurationError(msg)
@@ -96,9 +101,9 @@ class Database:
             attempts += 1
             try:
                 return await _to_the_end(lambda: self._in_transaction(work))
-            except SmsError:
-                raise
-            except Exception as error:  # noqa: BLE001 - drivers raise their own while they connect
+            except Exception as error:
+                if not _is_foreign(error):
+                    raise
                 failure = translated(error, opening=opening)
                 if not isinstance(error, IntegrityError) or attempts == _ATTEMPTS:
                     break
@@ -106,7 +111,7 @@ class Database:
 
     async def dispose(self) -> None:
         """Close the connections of an engine that we made."""
-        engine, self._engine = self._engine, None
+        engine, self._engine, self._threads = self._engine, None, None
         if isinstance(engine, AsyncEngine) and self._is_ours:
             await engine.dispose()
         elif engine is not None and self._is_ours:
@@ -117,7 +122,10 @@ class Database:
         if engine is None:
             engine = self._engine = await anyio.to_thread.run_sync(self._make_engine)
         if isinstance(engine, Engine):
-            return await anyio.to_thread.run_sync(_begin, engine, work, abandon_on_cancel=True)
+            self._threads = self._threads or anyio.CapacityLimiter(_THREADS)
+            return await anyio.to_thread.run_sync(
+                _begin, engine, work, abandon_on_cancel=True, limiter=self._threads
+            )
         if sniffio.current_async_library() != "asyncio":
             msg = "an AsyncEngine, or the URL of an async driver, works on asyncio only; give a sync Engine"
             raise ConfigurationError(msg)
@@ -147,14 +155,15 @@ def _engine_at(url: URL) -> Engine | AsyncEngine:
 async def _to_the_end(call: Callable[[], Awaitable[T]]) -> T:
     """Let a call end by itself when its caller is cancelled, for some time: drivers complain if interrupted."""
     failure: Exception | None = None
+    over = anyio.CancelScope()
     async with anyio.create_task_group() as tasks:
         with anyio.CancelScope(shield=True) as scope:
-            tasks.start_soon(_limit, scope)
+            tasks.start_soon(_limit, scope, over)
             try:
                 result = await call()
             except Exception as error:  # noqa: BLE001 - raised below: the task group would wrap it
                 failure = error
-            tasks.cancel_scope.cancel()
+            over.cancel()
     if scope.cancelled_caught:
         await anyio.sleep_forever()  # the caller is cancelled, so this ends at once
     if failure is not None:
@@ -162,10 +171,12 @@ async def _to_the_end(call: Callable[[], Awaitable[T]]) -> T:
     return result
 
 
-async def _limit(scope: anyio.CancelScope) -> None:
+async def _limit(scope: anyio.CancelScope, over: anyio.CancelScope) -> None:
+    """Set the scope's deadline when this task is cancelled, unless its work is over."""
     try:
-        await anyio.sleep_forever()
-    finally:  # the caller is cancelled, or the call has ended
+        with over:
+            await anyio.sleep_forever()
+    finally:
         scope.deadline = anyio.current_time() + _GRACE
 
 
@@ -217,6 +228,12 @@ _CODES: dict[str, tuple[type[StoreError], str, bool]] = {
 _TEXTS = {"no such table": _CODES["42P01"], "no such column": _CODES["42703"], "has no column": _CODES["42703"]}
 # What may pass: no connection, a lock, a restart, a failover.
 _PASSING = (OperationalError, InterfaceError, InternalError, PoolTimeout, OSError, TimeoutError)
+
+
+def _is_foreign(error: Exception) -> bool:
+    """Whether the database or its driver raised it; what else Python or we raise stays what it is."""
+    package = type(error).__module__.partition(".")[0]
+    return isinstance(error, OSError) or package not in ("builtins", "his_sms_async")
 
 
 def translated(error: Exception, *, opening: bool = False) -> StoreError:

@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Connection, Double, cast, extract, func, i
 
 from his_sms_async._store import mismatch
 
-from ._rows import Held, lease_lost
+from ._rows import Held, lease_lost, limit_idleness
 from ._tables import Tables
 
 # The transaction's begin: a wait for the row's lock makes a lease end earlier, never later.
@@ -43,6 +43,7 @@ class Leadership:
         Raises:
             PositionMismatch: The position belongs to another server.
         """
+        limit_idleness(connection, self.seconds)
         poller = self.tables.poller
         row = connection.execute(select(poller.c.server).where(poller.c.name == self.name)).first()
         if row is None:
@@ -65,6 +66,7 @@ class Leadership:
         Raises:
             LeaseLost: Another leads.
         """
+        limit_idleness(connection, self.seconds)
         poller = self.tables.poller
         ours = (poller.c.name == self.name, poller.c.holder == held.holder, poller.c.epoch == held.epoch)
         if connection.execute(update(poller).where(*ours).values(lease_until=self._until)).rowcount != 1:

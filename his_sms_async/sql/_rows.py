@@ -32,6 +32,8 @@ class Rows:
 
     tables: Tables
     name: str
+    lease: float | None
+    """Seconds; None without one."""
 
     # --- reading ---
 
@@ -102,18 +104,37 @@ class Rows:
 
     # --- writing ---
 
-    def save(self, connection: Connection, held: Held | None, delta: Delta) -> Mapping[Key, Settlement]:
-        """Write a change; without a leadership, settlements only."""
-        if held is not None:
-            self._fence(connection, held, delta.marks)
+    def save(
+        self, connection: Connection, held: Held, delta: Delta, *, is_clear: bool
+    ) -> Mapping[Key, Settlement]:
+        """Write a change.
+
+        With `is_clear`, nothing is expected to stand where something is written, but for what was handed out
+        before; if it does, that is an IntegrityError, and the change is to be saved without.
+        """
         self._forget(connection, delta.forgotten)
-        taken = self._settle(connection, delta)
-        self._attempt(connection, delta, taken)
+        tried = [one.key for one in delta.attempts if one.number > 1 or not is_clear]
+        asked = tried if is_clear else [*tried, *(one.key for one in delta.settlements)]
+        standing = self.settled(connection, asked) if asked else {}
+        taken = self._settle(connection, delta.settlements, standing)
+        attempts = [one for one in delta.attempts if one.key not in taken]
+        self._delete(connection, self.tables.attempt, [*delta.done, *tried])
+        for some in _some([self._attempt_values(one) for one in attempts]):
+            connection.execute(insert(self.tables.attempt), some)
         self._quarantine(connection, delta)
+        self._fence(connection, held, delta.marks)
         return taken
 
+    def settle(self, connection: Connection, settlements: Sequence[Settlement]) -> Mapping[Key, Settlement]:
+        """Write settlements without leading."""
+        return self._settle(connection, settlements, self.settled(connection, [one.key for one in settlements]))
+
     def _fence(self, connection: Connection, held: Held, marks: Marks | None) -> None:
-        """Move the marks if this replica leads, and keep others from beginning to before the transaction ends."""
+        """Move the marks if this replica leads; if not, nothing is written.
+
+        It comes last: whatever the statements before it wait for, the row stays free for renewals until then.
+        """
+        limit_idleness(connection, self.lease)
         poller = self.tables.poller
         values: dict[str, Any] = {"epoch": held.epoch} if marks is None else attrs.asdict(marks)
         fenced = update(poller).where(
@@ -122,20 +143,14 @@ class Rows:
         if connection.execute(fenced.values(values)).rowcount != 1:
             raise lease_lost()
 
-    def _settle(self, connection: Connection, delta: Delta) -> dict[Key, Settlement]:
-        asked = [*(one.key for one in delta.settlements), *(one.key for one in delta.attempts)]
-        standing = self.settled(connection, asked) if asked else {}
-        own = {one.key for one in delta.settlements if one.key in standing and standing[one.key].by == one.by}
-        new = [self._settlement_values(one) for one in delta.settlements if one.key not in standing]
+    def _settle(
+        self, connection: Connection, settlements: Sequence[Settlement], standing: Mapping[Key, Settlement]
+    ) -> dict[Key, Settlement]:
+        own = {one.key for one in settlements if one.key in standing and standing[one.key].by == one.by}
+        new = [self._settlement_values(one) for one in settlements if one.key not in standing]
         for some in _some(new):
             connection.execute(insert(self.tables.settlement), some)
         return {key: kept for key, kept in standing.items() if key not in own}
-
-    def _attempt(self, connection: Connection, delta: Delta, taken: Mapping[Key, Settlement]) -> None:
-        attempts = [one for one in delta.attempts if one.key not in taken]
-        self._delete(connection, self.tables.attempt, [*delta.done, *(one.key for one in attempts)])
-        for some in _some([self._attempt_values(one) for one in attempts]):
-            connection.execute(insert(self.tables.attempt), some)
 
     def _quarantine(self, connection: Connection, delta: Delta) -> None:
         quarantine = self.tables.quarantine
@@ -195,8 +210,10 @@ class Rows:
             chosen = chosen.where(settlement.c.message_id == message_id)
         rejected = [_settlement(row) for row in connection.execute(chosen)]
         keys = [one.key for one in rejected]
-        self._delete(connection, settlement, keys)
-        self._attempt(connection, Delta(attempts=tuple(requeued(one) for one in rejected)), {})
+        for table in (settlement, self.tables.attempt):
+            self._delete(connection, table, keys)
+        for some in _some([self._attempt_values(requeued(one)) for one in rejected]):
+            connection.execute(insert(self.tables.attempt), some)
         return len(rejected)
 
     def insert_settlement(self, connection: Connection, settlement: Settlement) -> None:
@@ -229,6 +246,15 @@ class Rows:
             "created_modulo": created_modulo,
             "version": version,
         }
+
+
+def limit_idleness(connection: Connection, seconds: float | None) -> None:
+    """Let PostgreSQL end this transaction if it stands still for so long.
+
+    A process that is suspended after it has locked the row that says who leads would keep all others from it.
+    """
+    if seconds is not None and connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(f"SET LOCAL idle_in_transaction_session_timeout = {round(seconds * 1000)}")
 
 
 def lease_lost() -> LeaseLost:

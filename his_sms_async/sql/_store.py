@@ -141,11 +141,16 @@ class SqlStore:
         if database.is_sqlite:
             use.lock = await self._lock(name)
         holder = f"{platform.node()[:100]}:{os.getpid()}:{uuid.uuid4().hex}"
-        taken = await database.run(lambda connection: leadership.take(connection, server, holder), opening=True)
-        if isinstance(taken, Leader):
+
+        def take(connection: Connection) -> Held | Leader:
+            taken = leadership.take(connection, server, holder)
+            use.held = taken if isinstance(taken, Held) else None  # also for an `open` that is cancelled now
+            return taken
+
+        held = await database.run(take, opening=True)
+        if isinstance(held, Leader):
             assert leadership.seconds is not None  # noqa: S101 - who holds a file's lock, leads
-            return Standby(lease=taken, retry_after=leadership.seconds / 3)
-        use.held = held = taken
+            return Standby(lease=held, retry_after=leadership.seconds / 3)
         lease = None
         if leadership.seconds is not None:
 
@@ -169,15 +174,20 @@ class SqlStore:
 
     async def save(self, name: str, delta: Delta) -> Mapping[Key, Settlement]:
         """Write a change, all of it or nothing."""
-        use = self._in_use.get(name)
+        use, rows = self._in_use.get(name), self._rows(name)
         held = None if use is None else use.held
-        if held is None and delta != Delta(settlements=delta.settlements):
+        if delta == Delta(settlements=delta.settlements):
+            return await self._database.run(lambda connection: rows.settle(connection, delta.settlements))
+        if held is None:
             raise lease_lost()
-        rows = self._rows(name)
-        needs_no_lease = delta == Delta(settlements=delta.settlements)
-        return await self._database.run(
-            lambda connection: rows.save(connection, None if needs_no_lease else held, delta)
-        )
+        tries = 0
+
+        def save(connection: Connection) -> Mapping[Key, Settlement]:
+            nonlocal tries
+            tries += 1
+            return rows.save(connection, held, delta, is_clear=tries == 1)
+
+        return await self._database.run(save)
 
     async def settled(self, name: str, keys: Collection[Key]) -> frozenset[Key]:
         """Which of these versions are settled, in what is committed."""
@@ -201,7 +211,8 @@ class SqlStore:
                 await self._database.run(lambda connection: leadership.give_up(connection, held))
         finally:
             if use.lock is not None:
-                await anyio.to_thread.run_sync(use.lock.close)
+                with anyio.CancelScope(shield=True):  # however long the database took, this does not
+                    await anyio.to_thread.run_sync(use.lock.close)
             if not self._in_use:
                 await self._database.dispose()
 
@@ -234,7 +245,7 @@ class SqlStore:
     # --- parts ---
 
     def _rows(self, name: str) -> Rows:
-        return Rows(self._tables, name)
+        return Rows(self._tables, name, self._lease)
 
     def _leadership(self, name: str) -> Leadership:
         return Leadership(self._tables, name, self._lease)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import anyio
 import anyio.to_thread
 import attrs
 from sqlalchemy import Connection, and_, select, true
@@ -37,7 +38,8 @@ class SettlementInTransaction:
         try:
             if isinstance(tx, AsyncConnection | AsyncSession):
                 return await tx.run_sync(self._write)
-            return await anyio.to_thread.run_sync(self._write, tx)
+            # not one of the application's threads: its sync handlers may be waiting in all of them for this
+            return await anyio.to_thread.run_sync(self._write, tx, limiter=anyio.CapacityLimiter(1))
         except SmsError:
             raise
         except IntegrityError:  # another transaction was first, and we have waited until it was committed
