@@ -26,12 +26,10 @@ from ._models import MessageType
 from ._patience import Patience
 from ._position import Position, Receipt
 from ._store import Delta, Key, Lease, Outcome, Settlement, Store
+from ._transactions import Transaction, Transactions
 from ._wire import is_wrong_setting
 
 logger = logging.getLogger(__name__)
-
-# Seconds until an open transaction is looked at again: from the first, doubled, to the last.
-_FIRST_LOOK, _LAST_LOOK = 0.002, 0.25
 
 
 @attrs.frozen(kw_only=True)
@@ -76,18 +74,6 @@ class Consumers(Protocol):
 
 
 @attrs.define(eq=False)
-class _Transaction:
-    """A settlement in a transaction of the consumer's, of which it is not known whether it was committed."""
-
-    delivery: Delivery
-    entry: Entry
-    settlement: Settlement
-    has_ended: Callable[[], bool]
-    comes_again_at: float | None = None
-    """It was rolled back; so long it can be tried again."""
-
-
-@attrs.define(eq=False)
 class Term:
     """One leadership: what it knows and has under way, which the next one reads anew from the store."""
 
@@ -110,8 +96,7 @@ class Term:
     """Attempts that the store knows of, for whoever asks next."""
     _settlings: list[Settling] = attrs.field(init=False, factory=list)
     """Asked for, and not durable yet."""
-    _transactions: dict[Entry, _Transaction] = attrs.field(init=False, factory=dict)
-    _look_after: float = attrs.field(init=False, default=_FIRST_LOOK)
+    _transactions: Transactions = attrs.field(init=False, factory=Transactions)
     _flushes: list[anyio.Event] = attrs.field(init=False, factory=list)
     _unsaved: tuple[Delta, list[Settling]] | None = attrs.field(init=False, default=None)
     """What is being written, and whose settlements are in it."""
@@ -253,14 +238,9 @@ class Term:
 
     def _next_look(self) -> float | None:
         """When there may be something to write though nobody says so, in elapsed seconds."""
-        looks: list[float | None] = []
-        if self._consumers.hungry > len(self._staged):
-            looks.append(self.handout.next_at())
-        looks += [transaction.comes_again_at for transaction in self._transactions.values()]
-        if any(transaction.comes_again_at is None for transaction in self._transactions.values()):
-            looks.append(self._options.clock.monotonic() + self._look_after)
-            self._look_after = min(self._look_after * 2, _LAST_LOOK)
-        return min((look for look in looks if look is not None), default=None)
+        looks = self._transactions.looks(self._options.clock.monotonic())
+        released = self.handout.next_at() if self._consumers.hungry > len(self._staged) else None
+        return min(looks if released is None else [*looks, released], default=None)
 
     async def _write_once(self) -> bool:
         """Write what waits to be written in one go, then let it have its effect; False if nothing waits."""
@@ -324,22 +304,20 @@ class Term:
     async def _read_back(self) -> bool:
         """Look for the settlements whose transactions have ended; True if one was found, or comes again."""
         now = self._options.clock.monotonic()
-        again = [one for one in self._transactions.values() if (one.comes_again_at or math.inf) <= now]
-        for one in again:
-            del self._transactions[one.entry]
+        given_up = self._transactions.given_up(now)
+        for one in given_up:
+            self._transactions.remove(one.entry)
             one.delivery.roll_back()
-        ended = [one for one in self._transactions.values() if one.comes_again_at is None and one.has_ended()]
+        ended = self._transactions.ended()
         settled = await self._read_settled([one.entry for one in ended]) if ended else frozenset()
-        for one in ended:
-            if self._transactions.get(one.entry) is not one:
-                continue  # tried again, released or rejected meanwhile
-            if one.entry.key in settled:
-                del self._transactions[one.entry]
+        for one in filter(self._transactions.holds, ended):  # others were tried again, or settled, meanwhile
+            if one.settlement.key in settled:
+                self._transactions.remove(one.entry)
                 self.position.settle(one.entry, one.settlement, is_stored=True)
                 self.handout.done(one.entry)
             else:
                 one.comes_again_at = now + one.delivery.delay
-        return bool(ended or again)
+        return bool(ended or given_up)
 
     async def _read_settled(self, entries: list[Entry]) -> frozenset[Key]:
         store, name = self._options.store, self._options.name
@@ -397,13 +375,13 @@ class Term:
 
     def wake(self) -> None:
         """Somebody waits for a message, or something is to be written."""
-        self._look_after = _FIRST_LOOK
+        self._transactions.look_soon()
         self._work.set()
 
     def settle(self, entry: Entry, outcome: Outcome, reason: str | None) -> Settling:
         """Have a settlement written; its event is set when it is durable."""
         self._consumers.check()
-        self._transactions.pop(entry, None)
+        self._transactions.remove(entry)
         is_contested = entry.known.attempt > 1
         settling = Settling(entry, entry.settlement(outcome, reason, self._life), is_contested)
         self._settlings.append(settling)
@@ -424,24 +402,24 @@ class Term:
     async def settle_in(self, tx: Any, entry: Entry, delivery: Delivery, *, again: bool) -> Callable[[], bool]:
         """Settle through a transaction of the consumer's; return what tells that it has ended."""
         self._consumers.check()
-        before = self._transactions.pop(entry, None)  # it was rolled back; now it must not come again
+        before = self._transactions.remove(entry)  # it was rolled back; now it must not come again
         settlement = entry.settlement(Outcome.SETTLED, None, self._life)
         try:
             has_ended = await self._options.store.settle_in(tx, self._options.name, settlement, again=again)
         except AlreadySettled:
-            self._look_for(_Transaction(delivery, entry, settlement, _at_once))
+            self._look_for(Transaction(delivery, entry, settlement, _at_once))
             raise
         except BaseException:
             if before is not None:
                 self._look_for(before)
             raise
-        self._look_for(_Transaction(delivery, entry, settlement, has_ended))
+        self._look_for(Transaction(delivery, entry, settlement, has_ended))
         return has_ended
 
-    def _look_for(self, transaction: _Transaction) -> None:
+    def _look_for(self, transaction: Transaction) -> None:
         """Find out what becomes of a settlement that is not ours to commit, unless that is known."""
         if not self.is_over and not transaction.entry.settled:
-            self._transactions[transaction.entry] = transaction
+            self._transactions.add(transaction)
             self.wake()
             self._consumers.notify()  # an iterator may have room again
 
@@ -456,7 +434,7 @@ class Term:
         """
         if self.is_over:
             return
-        self._transactions.pop(entry, None)
+        self._transactions.remove(entry)
         dropped = self.position.release(entry, not_before=self._options.clock.monotonic() + delay)
         if dropped is not None:
             self.handout.drop(dropped)

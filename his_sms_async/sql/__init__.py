@@ -1,11 +1,10 @@
 """The store in SQL: a poller's position in the user's own database, and settlements in the user's transactions."""
 
-try:
-    from ._store import SqlStore
-except ModuleNotFoundError as error:
-    if error.name != "sqlalchemy":
-        raise
-    msg = "his_sms_async.sql needs SQLAlchemy: install his_sms_async[sql]"
-    raise ModuleNotFoundError(msg, name=error.name) from None
+from importlib.util import find_spec
+
+if find_spec("sqlalchemy") is None:
+    raise ModuleNotFoundError("his_sms_async.sql needs SQLAlchemy: install his_sms_async[sql]", name="sqlalchemy")
+
+from ._store import SqlStore
 
 __all__ = ["SqlStore"]

@@ -137,7 +137,7 @@ class Database:
         if isinstance(engine, URL):
             engine = _engine_at(engine)
             self._is_ours = True
-        # whatever the user's own transactions need, ours are short, and begin with the row that guards the others
+        # whatever the user's own transactions need, ours are short, and unique keys and the fence guard them
         return engine if self.is_sqlite else engine.execution_options(isolation_level="READ COMMITTED")
 
 
@@ -154,21 +154,22 @@ def _engine_at(url: URL) -> Engine | AsyncEngine:
 
 async def _to_the_end(call: Callable[[], Awaitable[T]]) -> T:
     """Let a call end by itself when its caller is cancelled, for some time: drivers complain if interrupted."""
-    failure: Exception | None = None
-    over = anyio.CancelScope()
+    outcomes: list[T] = []
+    failures: list[Exception] = []
+    over, scope = anyio.CancelScope(), anyio.CancelScope(shield=True)
     async with anyio.create_task_group() as tasks:
-        with anyio.CancelScope(shield=True) as scope:
+        with scope:
             tasks.start_soon(_limit, scope, over)
             try:
-                result = await call()
+                outcomes.append(await call())
             except Exception as error:  # noqa: BLE001 - raised below: the task group would wrap it
-                failure = error
+                failures.append(error)
             over.cancel()
     if scope.cancelled_caught:
         await anyio.sleep_forever()  # the caller is cancelled, so this ends at once
-    if failure is not None:
-        raise failure
-    return result
+    if failures:
+        raise failures[0]
+    return outcomes[0]
 
 
 async def _limit(scope: anyio.CancelScope, over: anyio.CancelScope) -> None:

@@ -124,14 +124,15 @@ class SqlStore:
             msg = f"name is longer than {MAX_NAME} characters"
             raise ConfigurationError(msg)
         self._in_use[name] = _InUse()
-        opened: Saved | Standby | None = None
+        leads = False
         try:
             opened = await self._open(name, server)
+            leads = isinstance(opened, Saved)
+            return opened
         finally:
-            if not isinstance(opened, Saved):
+            if not leads:
                 with anyio.move_on_after(_GRACE, shield=True):
                     await self.close(name)
-        return opened
 
     async def _open(self, name: str, server: str) -> Saved | Standby:
         database, leadership, use = self._database, self._leadership(name), self._in_use[name]

@@ -4,8 +4,11 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import assert_type
 
+from sqlalchemy import Engine, MetaData
+from sqlalchemy.ext.asyncio import AsyncSession
+
 import his_sms_async as his
-from his_sms_async import sandbox
+from his_sms_async import sandbox, sql
 
 
 class Provider:
@@ -62,6 +65,21 @@ async def poll(sms: his.SmsClient) -> None:
             del message
 
         await poller.run(handle, concurrency=2)
+
+
+async def keep(sms: his.SmsClient, engine: Engine, tx: AsyncSession) -> None:
+    """The store in SQL."""
+    store = sql.SqlStore(engine, prefix="sms_", schema=None, lease=30.0)
+    any_store: his.Store = sql.SqlStore("sqlite:///replies.db")
+    del any_store
+    await store.create_tables()
+    assert_type(store.metadata, MetaData)
+    assert_type(store.ddl(), str)
+    assert_type(await store.requeue("incoming", id=1), int)
+    await store.adopt("incoming", sms)
+    async with his.IncomingPoller(sms, start="now", store=store) as poller:
+        async for delivery in poller.deliveries():
+            await delivery.ack(tx)
 
 
 def errors(error: his.SmsError) -> int | None:
