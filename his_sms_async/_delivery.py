@@ -82,6 +82,8 @@ class Delivery:
     """How often this was handed out, this time included; from 1."""
     outcome: str | None = attrs.field(init=False, default=None)
     """ "acked", "rejected" or "released"; None while it is in hand."""
+    has_failed: bool = attrs.field(init=False, default=False, repr=False)
+    """Its block was left by an exception, so somebody knows."""
     _settling: Settling | None = attrs.field(init=False, default=None, repr=False)
     _has_ended: Callable[[], bool] | None = attrs.field(init=False, default=None, repr=False)
     """Tells whether the transaction in which it was acknowledged last has ended."""
@@ -94,6 +96,9 @@ class Delivery:
 
     async def ack(self, tx: Any = None) -> None:
         """Settle: the message never comes again. Durable when this returns; again, it does nothing.
+
+        Inside a transaction on the store's database, give it that transaction: without it, this waits until
+        SQLite lets another connection write, which it does when your transaction has ended.
 
         Args:
             tx: A transaction on the store's database: a SQLAlchemy `Connection`, `Session`,
@@ -129,7 +134,8 @@ class Delivery:
             AlreadySettled: Another replica settled it meanwhile.
             RuntimeError: It was acknowledged or released before.
         """
-        await self._settle("rejected", Outcome.REJECTED, reason[:_MAX_REASON])
+        storable = reason.encode("utf-8", "replace").decode().replace("\0", " ")
+        await self._settle("rejected", Outcome.REJECTED, storable[:_MAX_REASON])
 
     async def release(self, *, delay: float | None = None) -> None:
         """Have it delivered again, with `attempt` + 1; with `max_attempts` the last failure rejects it.
@@ -170,6 +176,7 @@ class Delivery:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
+        self.has_failed = exc is not None
         if self.outcome is not None:
             return
         if exc is None:

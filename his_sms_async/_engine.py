@@ -3,6 +3,7 @@
 import logging
 import uuid
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import anyio
 import anyio.lowlevel
@@ -66,7 +67,8 @@ class Engine:
         """Lead, or stand by, until cancelled; a failure is kept for the consumer, whom nobody cancels."""
         try:
             while True:
-                await self._lead_once()
+                with suppress(LeaseLost):  # while what the store holds was being read
+                    await self._lead_once()
         except Exception as error:  # noqa: BLE001 - whatever it is, the consumer must hear of it
             self.failure = error
             self._patience.last_error = label(error)
@@ -101,9 +103,13 @@ class Engine:
             opened = await self._patience.with_store(
                 lambda: options.store.open(options.name, options.client.base_url)
             )
-            self._leadership, self._stands_by = opened.lease, isinstance(opened, Standby)
+            stood_by, self._stands_by = self._stands_by, isinstance(opened, Standby)
+            self._leadership = opened.lease
             if isinstance(opened, Saved):
+                logger.info("the poller %r leads", options.name)
                 return opened, asked_at
+            if not stood_by:
+                logger.info("the poller %r stands by; %s leads", options.name, opened.lease.holder)
             self._term = self._new_term(None)
             await clock.wait(never, clock.monotonic() + opened.retry_after)
 
@@ -174,7 +180,8 @@ class Engine:
         return PollerHealth(
             role="leading" if term.leads and not term.is_over else "standby",
             is_live=self._is_live,
-            is_ready=self._is_live and (self._stands_by or self.last_ok is not None),
+            is_ready=self._is_live
+            and (self.last_ok is not None or (self._stands_by and not self._patience.store_failures)),
             degraded=bool(position.quarantine.rows or failures or warnings & {"seen-bound", "quarantine-bound"}),
             last_ok_age=None if self.last_ok is None else now - self.last_ok,
             consecutive_failures=failures,

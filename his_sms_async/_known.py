@@ -178,6 +178,8 @@ class Known:
         """The version in hand was settled by another, maybe in an earlier revision."""
         self.in_hand = None
         self.attempt = 0
+        if settlement.outcome is Outcome.REJECTED:
+            self.rejected |= {settlement.key[2]}
         if self.is_owed:
             self.is_owed = self.requeued = False
             self.updated, self.states = settlement.updated, _known_states(settlement.states)

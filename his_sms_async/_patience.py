@@ -1,6 +1,7 @@
 """Trying again until it works: what to count, how long to pause, and what to tell the log."""
 
 import logging
+import math
 import random
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -17,6 +18,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+# Seconds after which a call of the store that does not answer has failed.
+_LIMIT = 30.0
 # A server's Retry-After is honoured up to so many seconds.
 _MAX_RETRY_AFTER = 300.0
 
@@ -54,33 +57,36 @@ class Patience:
             logger.warning("the poll succeeded again after %d failures", self.failed_polls)
         self.failed_polls = 0
 
-    async def with_store(self, call: Callable[[], Awaitable[T]], *, longest: float | None = None) -> T:
+    async def with_store(
+        self, call: Callable[[], Awaitable[T]], *, limit: float = _LIMIT, longest: float = math.inf
+    ) -> T:
         """Call the store until it answers: nothing goes on in memory only.
 
         Args:
             call: What to do; a `StoreError` that is not retryable ends it.
+            limit: Seconds after which a call has failed.
             longest: Seconds to pause at most.
         """
         failures = 0
         try:
             while True:
                 try:
-                    result = await call()
+                    result = await _within(limit, call)
                 except StoreError as error:
                     if not error.retryable:
                         raise
                     failures += 1
                     self.store_failures += 1
-                    pause = self._pause("the store failed", error, failures)
+                    pause = min(longest, self._pause("the store failed", error, failures))
                 else:
                     break
-                pause = pause if longest is None else min(pause, longest)
                 await self._clock.wait(self._never, self._clock.monotonic() + pause)
         finally:
             self.store_failures -= failures
+            if failures:
+                self._on_recovery()
         if failures:
             logger.warning("the store works again after %d failures", failures)
-            self._on_recovery()
         return result
 
     def _pause(self, what: str, error: SmsError, failures: int) -> float:
@@ -96,6 +102,13 @@ class Patience:
         asked = error.retry_after if isinstance(error, RateLimited | ServerFailure) else None
         pause = backoff(failures, base=self._base, maximum=self._maximum, random=random.random)
         return max(pause, min(asked or 0.0, _MAX_RETRY_AFTER))
+
+
+async def _within(limit: float, call: Callable[[], Awaitable[T]]) -> T:
+    with anyio.move_on_after(limit):
+        return await call()
+    msg = f"the store did not answer within {limit:g} s"
+    raise StoreError(msg, retryable=True)
 
 
 def label(error: Exception) -> str:

@@ -12,7 +12,7 @@ from ._client import SmsClient
 from ._clock import Clock, SystemClock
 from ._delivery import Delivery, DeliveryIterator, MessageIterator
 from ._engine import Engine
-from ._errors import ConfigurationError, ProtocolError, SmsError, bare
+from ._errors import AlreadySettled, ConfigurationError, ProtocolError, SmsError, bare
 from ._models import Message, MessageType, PollerHealth
 from ._position import EVERYTHING
 from ._store import Store
@@ -38,7 +38,8 @@ class IncomingPoller(anyio.AsyncContextManagerMixin):
         store: Where the position is kept; `MemoryStore()` forgets it with the process.
         interval: Seconds from the begin of one poll to the begin of the next; one is under way at a time.
         changes: `deliveries()` also yields messages that changed, with `change` set.
-        max_attempts: How many failures reject a message; None tries for ever.
+        max_attempts: A message that fails at this attempt or a later one is rejected; None tries for ever.
+            Attempts count how often it was handed out, also before a crash or a change of leader.
         name: The position's name in the store; pollers that share a store need different ones.
         backoff_base: Seconds; the first pause after a failure is at most so long, then twice as long.
         backoff_max: Seconds; the longest pause.
@@ -212,6 +213,8 @@ async def _handle(handler: Callable[[Message], Awaitable[object]], delivery: Del
     try:
         async with delivery as message:
             await handler(message)
+    except AlreadySettled:
+        logger.warning("another replica handled a message as well")
     except Exception as error:  # noqa: BLE001 - one message's failure is not the others'
         logger.warning("a handler failed with %s; its message was %s", type(error).__name__, delivery.outcome)
 

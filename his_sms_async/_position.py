@@ -373,8 +373,12 @@ class Position:
 
     def release(self, entry: Entry, *, not_before: float) -> Entry | None:
         """It is to come again; a later revision that waited is merged into it, and returned to be dropped."""
+        key = entry.key
         dropped = entry.known.released(entry)
         entry.not_before = not_before
+        if entry.key != key:  # as a later revision it is another version, whose attempts count anew
+            self._attempts.pop(key, None)
+            self._done.append(key)
         if dropped is not None:
             self._owe(entry)
         return dropped
@@ -400,6 +404,7 @@ class Position:
         self._done.append(entry.key)
         entry.settled = True
         known.heard(settlement)
+        self.rejected += settlement.outcome is Outcome.REJECTED
         if known.waiting is None and self._changes and known.accept(entry.row):
             later = self._enter(known, entry.row, Change(previous=known.delivered_state), entry.received_at)
             self._owe(later)

@@ -43,6 +43,11 @@ class Attempt:
     requeued: bool = False
     """It was rejected, and is to be delivered again."""
 
+    @property
+    def waits(self) -> bool:
+        """It was requeued, and not handed out since."""
+        return self.requeued and not self.number
+
 
 @attrs.frozen(kw_only=True)
 class Settlement:
@@ -152,7 +157,7 @@ class Delta:
     """Messages of which no poll can bring anything as new any more."""
     settlements: tuple[Settlement, ...] = ()
     done: tuple[Key, ...] = ()
-    """Attempts that ended with a settlement."""
+    """Attempts that ended with a settlement; one that was requeued since is another."""
     attempts: tuple[Attempt, ...] = ()
     quarantined: tuple[Quarantined, ...] = ()
     cured: tuple[int | str, ...] = ()
@@ -186,8 +191,8 @@ class Store(Protocol):
         """
         ...
 
-    async def settled(self, name: str, keys: Collection[Key]) -> frozenset[Key]:
-        """Which of these versions are settled, in what is committed."""
+    async def settled(self, name: str, keys: Collection[Key]) -> Mapping[Key, Settlement]:
+        """The settlements of these versions, in what is committed."""
         ...
 
     async def settle_in(self, tx: Any, name: str, settlement: Settlement, *, again: bool) -> Callable[[], bool]:
@@ -273,7 +278,8 @@ class MemoryStore:
             if kept.by != settlement.by:
                 taken[kept.key] = kept
         for done in delta.done:
-            position.attempts.pop(done, None)
+            if done in position.attempts and not position.attempts[done].waits:
+                del position.attempts[done]
         for attempt in delta.attempts:
             if attempt.key in position.settlements:
                 taken[attempt.key] = position.settlements[attempt.key]
@@ -284,9 +290,10 @@ class MemoryStore:
             position.quarantine.pop(cured, None)
         return taken
 
-    async def settled(self, name: str, keys: Collection[Key]) -> frozenset[Key]:
-        """Which of these versions are settled."""
-        return frozenset(key for key in keys if key in self._positions[name].settlements)
+    async def settled(self, name: str, keys: Collection[Key]) -> Mapping[Key, Settlement]:
+        """The settlements of these versions."""
+        settlements = self._positions[name].settlements
+        return {key: settlements[key] for key in keys if key in settlements}
 
     async def settle_in(self, tx: Any, name: str, settlement: Settlement, *, again: bool) -> Callable[[], bool]:
         """Refuse: memory takes part in no transaction."""
@@ -296,7 +303,7 @@ class MemoryStore:
     async def requeued(self, name: str) -> tuple[Attempt, ...]:
         """The messages that `requeue` marked, until they are handed out again."""
         attempts = self._positions[name].attempts.values()
-        return tuple(attempt for attempt in attempts if attempt.requeued and not attempt.number)
+        return tuple(attempt for attempt in attempts if attempt.waits)
 
     async def close(self, name: str) -> None:
         """End the use of a position."""
@@ -318,9 +325,14 @@ class MemoryStore:
         return len(chosen)
 
     async def adopt(self, name: str, client: HasAddress) -> None:
-        """Use the position for the server of `client`, which has moved and has the same messages."""
-        if name in self._positions:
-            self._positions[name].server = client.base_url
+        """Use the position for the server of `client`, which has moved and has the same messages.
+
+        Raises:
+            ConfigurationError: There is no position of this name.
+        """
+        if name not in self._positions:
+            raise unknown_position(name)
+        self._positions[name].server = client.base_url
 
 
 def requeued(settlement: Settlement) -> Attempt:
@@ -336,6 +348,11 @@ def mismatch(name: str, stored: str, server: str) -> PositionMismatch:
         f"the position {name!r} belongs to {stored}; call store.adopt({name!r}, client) to use it for {server}, "
         "if the SMS server has moved and has the same messages, or give the poller another name"
     )
+
+
+def unknown_position(name: str) -> ConfigurationError:
+    """The error for a name that no poller has used."""
+    return ConfigurationError(f"the store has no position named {name!r}")
 
 
 def already_settled() -> AlreadySettled:

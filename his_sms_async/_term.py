@@ -9,6 +9,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol
 
@@ -19,7 +20,7 @@ from anyio.abc import TaskGroup
 from ._client import SmsClient, fetch
 from ._clock import Clock
 from ._delivery import Delivery, Settling
-from ._errors import AlreadySettled, LeaseLost, ProtocolError, SmsError, StoreError
+from ._errors import AlreadySettled, LeaseLost, ProtocolError, SmsError
 from ._handout import Handout
 from ._known import Entry
 from ._models import MessageType
@@ -120,17 +121,11 @@ class Term:
         if self._lease is not None:
             self._hold_from(self._lease, asked_at)
             tasks.append(partial(self._renew, self._lease))
-        try:
-            async with anyio.create_task_group() as self._tasks:
-                for task in tasks:
-                    self._start(task)
-        finally:
-            self._tasks = None
+        async with anyio.create_task_group() as group:
+            self._tasks = group
+            for task in tasks:
+                group.start_soon(self._until_it_fails, task, group.cancel_scope)
         raise self._failures[0]
-
-    def _start(self, task: Callable[[], Awaitable[None]]) -> None:
-        assert self._tasks is not None  # noqa: S101 - for the type checker
-        self._tasks.start_soon(self._until_it_fails, task, self._tasks.cancel_scope)
 
     async def _until_it_fails(self, task: Callable[[], Awaitable[None]], all_tasks: anyio.CancelScope) -> None:
         try:
@@ -217,24 +212,24 @@ class Term:
 
         async def renew() -> None:
             asked_at = clock.monotonic(), clock.time()
-            with anyio.move_on_after(lease.seconds / 3) as scope:
-                await lease.renew()
-                self._hold_from(lease, asked_at)
-            if scope.cancelled_caught:
-                raise StoreError("the lease could not be renewed in time", retryable=True)
+            await lease.renew()
+            self._hold_from(lease, asked_at)
 
         while True:
             await clock.wait(never, self._leads_until - lease.seconds * 2 / 3)
-            await self._patience.with_store(renew, longest=lease.seconds / 6)
+            await self._patience.with_store(renew, limit=lease.seconds / 3, longest=lease.seconds / 6)
             self._consumers.notify()  # they may have waited for it
 
     # --- writing ---
 
     async def _write(self) -> None:
-        while True:
-            self._work = anyio.Event()
-            if not await self._write_once():
-                await self._options.clock.wait(self._work, self._next_look())
+        try:
+            while True:
+                self._work = anyio.Event()
+                if not await self._write_once():
+                    await self._options.clock.wait(self._work, self._next_look())
+        finally:
+            self._tasks = None  # no more tasks: trio closes the nursery before this is seen elsewhere
 
     def _next_look(self) -> float | None:
         """When there may be something to write though nobody says so, in elapsed seconds."""
@@ -262,7 +257,7 @@ class Term:
             self._unsaved = None
         for settling in settlings:
             self.handout.done(settling.entry)
-        self._settled(settlings, taken)
+        self._wake(settlings, taken)
         for flush in flushes:
             flush.set()
         for entry in entries:
@@ -288,7 +283,8 @@ class Term:
     async def _save(self, delta: Delta) -> Mapping[Key, Settlement]:
         return await self._options.store.save(self._options.name, delta)
 
-    def _settled(self, settlings: list[Settling], taken: Mapping[Key, Settlement]) -> None:
+    def _wake(self, settlings: list[Settling], taken: Mapping[Key, Settlement]) -> None:
+        """Let those go on that wait for these settlements, which are durable."""
         self._settlings = [settling for settling in self._settlings if settling not in settlings]
         for settling in settlings:
             settling.is_taken = settling.settlement.key in taken
@@ -306,20 +302,25 @@ class Term:
         now = self._options.clock.monotonic()
         given_up = self._transactions.given_up(now)
         for one in given_up:
+            if not one.delivery.has_failed:  # was its commit forgotten?
+                logger.warning(
+                    "a transaction that settled a message was rolled back; the message comes again (attempt %d)",
+                    one.delivery.attempt + 1,
+                )
             self._transactions.remove(one.entry)
             one.delivery.roll_back()
         ended = self._transactions.ended()
-        settled = await self._read_settled([one.entry for one in ended]) if ended else frozenset()
+        settled = await self._read_settled([one.entry for one in ended]) if ended else {}
         for one in filter(self._transactions.holds, ended):  # others were tried again, or settled, meanwhile
             if one.settlement.key in settled:
                 self._transactions.remove(one.entry)
-                self.position.settle(one.entry, one.settlement, is_stored=True)
+                self.position.settle(one.entry, settled[one.settlement.key], is_stored=True)
                 self.handout.done(one.entry)
             else:
                 one.comes_again_at = now + one.delivery.delay
         return bool(ended or given_up)
 
-    async def _read_settled(self, entries: list[Entry]) -> frozenset[Key]:
+    async def _read_settled(self, entries: list[Entry]) -> Mapping[Key, Settlement]:
         store, name = self._options.store, self._options.name
         keys = [entry.key for entry in entries]
         return await self._patience.with_store(lambda: store.settled(name, keys))
@@ -330,32 +331,33 @@ class Term:
         Without the lease, they are written without marks, which the next leader moves when it finds them.
         """
         self._is_closing = True
-        if any(isinstance(failure, LeaseLost) for failure in self._failures):
-            await self._settle_alone([settling for settling in self._settlings if not settling.is_contested])
-        else:
-            if self._unsaved is not None:
-                delta, settlings = self._unsaved
-                self._settled(settlings, await self._save(delta))
-                self._unsaved = None
-            if self.position.must_save():
-                self._flushes.append(anyio.Event())
-            await self._write_once()
-        for settling in list(self._settlings):
-            await self._settle_alone([settling])
+        if not any(isinstance(failure, LeaseLost) for failure in self._failures):
+            with suppress(LeaseLost):
+                if self._unsaved is not None:
+                    delta, settlings = self._unsaved
+                    self._wake(settlings, await self._save(delta))
+                    self._unsaved = None
+                if self.position.must_save():
+                    self._flushes.append(anyio.Event())
+                await self._write_once()
+        for settling in sorted(self._settlings, key=lambda settling: settling.is_contested):
+            await self._settle_alone(settling)
 
     async def _settle_contested(self, settling: Settling) -> None:
         """Write a settlement for which another's transaction may have to be waited for."""
-        await self._settle_alone([settling])
-        self.position.settle(settling.entry, settling.settlement, is_stored=True)
+        taken = await self._settle_alone(settling)
+        settlement = taken.get(settling.settlement.key, settling.settlement)
+        self.position.settle(settling.entry, settlement, is_stored=True)
         self.handout.done(settling.entry)
+        self._flushes.append(anyio.Event())  # the attempt has ended: nobody waits for it, but soon
         self._work.set()
         self._consumers.notify()
 
-    async def _settle_alone(self, settlings: list[Settling]) -> None:
-        if not settlings:
-            return
-        delta = Delta(settlements=tuple(settling.settlement for settling in settlings))
-        self._settled(settlings, await self._patience.with_store(lambda: self._save(delta)))
+    async def _settle_alone(self, settling: Settling) -> Mapping[Key, Settlement]:
+        delta = Delta(settlements=(settling.settlement,))
+        taken = await self._patience.with_store(lambda: self._save(delta), limit=math.inf)
+        self._wake([settling], taken)
+        return taken
 
     # --- what the consumer does ---
 
@@ -386,7 +388,8 @@ class Term:
         settling = Settling(entry, entry.settlement(outcome, reason, self._life), is_contested)
         self._settlings.append(settling)
         if is_contested and self._tasks is not None:
-            self._start(partial(self._settle_contested, settling))
+            task = partial(self._settle_contested, settling)
+            self._tasks.start_soon(self._until_it_fails, task, self._tasks.cancel_scope)
         self.wake()
         return settling
 
@@ -395,7 +398,7 @@ class Term:
         while not settling.durable.is_set():
             self._consumers.check()
             if self.is_over:
-                await self._settle_alone([settling])
+                await self._settle_alone(settling)
             else:
                 await self._consumers.news()
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import anyio
@@ -10,7 +11,17 @@ import attrs
 import pytest
 from fakes import FakeClock, FakeServer, all_blocked, row, until
 
-from his_sms_async import AlreadySettled, Change, IncomingPoller, LeaseLost, MemoryStore, MessageState, StoreError
+from his_sms_async import (
+    AlreadySettled,
+    Change,
+    Delivery,
+    IncomingPoller,
+    LeaseLost,
+    MemoryStore,
+    Message,
+    MessageState,
+    StoreError,
+)
 from his_sms_async._store import Delta, Key, Outcome, Saved, Settlement, Standby
 
 pytestmark = pytest.mark.anyio
@@ -49,6 +60,7 @@ class Paper(MemoryStore):
     renewals: int = 0
     renewals_hang: bool = False
     hangs_alone: bool = False
+    hangs: bool = False
     saved_alone: list[Delta] = attrs.field(factory=list)
 
     async def open(self, name: str, server: str) -> Saved | Standby:
@@ -62,6 +74,8 @@ class Paper(MemoryStore):
     async def save(self, name: str, delta: Delta) -> Mapping[Key, Settlement]:
         if self.is_away:
             raise StoreError("away", retryable=True)
+        if self.hangs:
+            await anyio.sleep_forever()
         if delta == Delta(settlements=delta.settlements):
             self.saved_alone.append(delta)
             if self.hangs_alone:
@@ -247,6 +261,80 @@ async def test_only_a_real_conflict_is_an_error() -> None:
             await first.ack()
         with pytest.raises(AlreadySettled):
             await second.reject("why")
+
+
+async def test_a_store_that_hangs_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Health says so, as for one that fails, and the call is tried again."""
+    monkeypatch.setattr(
+        "his_sms_async._patience.Patience.with_store.__kwdefaults__", {"limit": 0.05, "longest": 1.0}
+    )
+    ward = Ward()
+    async with ward.stack:
+        poller = await ward.poller()
+        delivery = await anext(poller.deliveries())
+        ward.paper.hangs = True
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(delivery.ack)
+            await until(lambda: poller.health().consecutive_failures > 0)
+            assert poller.health().degraded
+            ward.paper.hangs = False
+            await ward.turn(2.0)
+
+
+async def test_a_rejection_by_another_can_be_requeued_here() -> None:
+    """The leader that finds it settled knows that it was rejected."""
+    ward = Ward()
+    ward.server.rows = [row(1, 0)]
+    async with ward.stack:
+        poller = await ward.poller()
+        deliveries = poller.deliveries()
+        first = await anext(deliveries)
+        ward.paper.leader = "another"
+        await ward.turn(10.0)
+        ward.paper.leader = NOBODY
+        await ward.turn(10.0)
+        await first.reject("unreadable \ud83d \0")
+        async with anyio.create_task_group() as tasks:
+            found: list[Delivery] = []
+
+            async def take() -> None:
+                found.append(await anext(deliveries))
+
+            tasks.start_soon(take)
+            await all_blocked()
+            assert (found, poller.health().rejected) == ([], 1)
+            (kept,) = ward.paper._positions["incoming"].settlements.values()
+            assert kept.reason == "unreadable ?  "
+            assert await ward.paper.requeue("incoming") == 1
+            await ward.turn(10.0)
+        assert found[0].message.id == 1
+
+
+async def test_run_tells_of_a_conflict_and_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    """It is no failure of the handler."""
+    ward = Ward()
+    handled: list[int] = []
+
+    async def handle(message: Message) -> None:
+        handled.append(message.id)
+        if message.id == 1:
+            other = Settlement(
+                key=(1, *next(iter(ward.paper._positions["incoming"].attempts))[1:]),
+                created=0,
+                updated=0,
+                states=(),
+                by="another",
+            )
+            await MemoryStore.save(ward.paper, "incoming", Delta(settlements=(other,)))
+
+    async with ward.stack:
+        poller = await ward.poller()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(partial(poller.run, handle, concurrency=1))
+            await all_blocked()
+            tasks.cancel_scope.cancel()
+    assert handled == [1, 2]
+    assert "another replica handled a message as well" in caplog.text
 
 
 async def test_a_later_revision_than_the_one_that_another_settled_is_a_change() -> None:

@@ -159,3 +159,18 @@ def test_states_that_the_specification_does_not_know_have_short_keys() -> None:
     (change,) = receive(position, row(1, 1, word, created=0))
     assert len(change.version) <= 64
     assert change.settlement(Outcome.SETTLED, None, "life").states == (word,)
+
+
+def test_a_released_change_that_has_changed_again_counts_its_attempts_anew() -> None:
+    """The attempt at the earlier revision has ended, and the store is told."""
+    position = with_changes()
+    settle(position, [row(1, 0)])
+    (change,) = receive(position, row(1, 1, MessageState.SEEN, created=0))
+    position.attempt(change)
+    key = change.key
+    assert position.delta() is not None
+    receive(position, row(1, 2, MessageState.DELETED, created=0))
+    assert position.release(change, not_before=0.0) is not None
+    delta = position.delta()
+    assert delta is not None
+    assert delta.done == (key,)

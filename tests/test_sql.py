@@ -16,7 +16,7 @@ from databases import Place, combinations, place as new_place
 from fakes import FakeServer, row, until
 from postgres import Postgres
 from sqlalchemy import Engine, create_engine, event, text
-from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError, TimeoutError as PoolTimeout
 from sqlalchemy.pool import StaticPool
 
 from his_sms_async import (
@@ -152,9 +152,9 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("no url", "engine_or_url must be an Engine, an AsyncEngine or a URL"),
         (7, "engine_or_url must be an Engine, an AsyncEngine or a URL"),
-        ("sqlite://", "give SqlStore a file, or use MemoryStore"),
-        ("sqlite:///:memory:", "give SqlStore a file, or use MemoryStore"),
-        ("sqlite:///file:name?mode=memory&uri=true", "give SqlStore a file, or use MemoryStore"),
+        ("sqlite://", "give SqlStore a file, .* or use MemoryStore"),
+        ("sqlite:///:memory:", "give SqlStore a file, .* or use MemoryStore"),
+        ("sqlite:///file:name?mode=memory&uri=true", "give SqlStore a file, .* or use MemoryStore"),
     ],
 )
 def test_a_place_that_cannot_be_used_is_refused(place: Any, words: str) -> None:
@@ -169,6 +169,8 @@ def test_a_pool_of_one_shared_connection_is_refused(file: Path) -> None:
         SqlStore(create_engine(f"sqlite:///{file}", poolclass=StaticPool))
     with pytest.raises(ConfigurationError, match="lease must be greater than 0"):
         SqlStore(f"sqlite:///{file}", lease=0)
+    with pytest.raises(ConfigurationError, match="finite"):
+        SqlStore(f"sqlite:///{file}", lease=float("inf"))
 
 
 @pytest.mark.parametrize(
@@ -184,6 +186,7 @@ async def test_a_password_is_not_shown() -> None:
     """Neither in the `repr`, nor in errors, nor in the frames that they carry."""
     store = SqlStore("postgresql+psycopg://user:geheim@127.0.0.1:1/x")
     assert "geheim" not in repr(store)
+    assert "geheim" not in repr(SqlStore("postgresql+psycopg://127.0.0.1/x?user=u&password=geheim"))
     with pytest.raises(StoreError) as caught:
         await opening(store)
     error = caught.value
@@ -263,6 +266,39 @@ async def test_a_store_that_cannot_be_understood_is_refused(
     tamper(file, statement)
     with pytest.raises(kind, match=words) as caught:
         await start(SqlStore(engine))
+    assert not caught.value.retryable
+
+
+@pytest.mark.parametrize("table", ["poller", "settlement", "attempt", "quarantine"])
+async def test_a_store_of_which_a_part_is_missing_is_not_begun_anew(
+    store: SqlStore, file: Path, table: str
+) -> None:
+    """Given a URL, missing tables are created; but where there was a store, that would lose replies."""
+    await start(store)
+    tamper(file, f"DROP TABLE his_sms_{table}")
+    with pytest.raises(UnsupportedStoreFormat, match="tables of the store are missing; restore"):
+        await start(SqlStore(f"sqlite:///{file}"))
+
+
+async def test_a_store_that_was_never_finished_is_finished(store: SqlStore, file: Path) -> None:
+    """A process that died while it created the tables left nothing that could be lost."""
+    await store.create_tables()
+    tamper(file, "DROP TABLE his_sms_attempt")
+    await start(store)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "words"),
+    [("postgres@", "nobody@", "refuses the user"), ("/test_", "/none_", "does not exist; create it")],
+)
+@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
+async def test_a_wrong_user_or_database_is_an_error(
+    postgres_url: str, driver: str, right: str, wrong: str, words: str
+) -> None:
+    """It is a wrong setting, which does not go away by waiting."""
+    url = postgres_url.replace("+psycopg", f"+{driver}").replace(right, wrong)
+    with pytest.raises(StoreError, match=words) as caught:
+        await opening(SqlStore(url))
     assert not caught.value.retryable
 
 
@@ -351,6 +387,7 @@ async def test_a_disk_that_becomes_full_is_waited_for(
         (DBAPIError("", None, Exception(), connection_invalidated=True), True),
         (DBAPIError("", None, Exception()), False),
         (SQLAlchemyError(), False),
+        (PoolTimeout(), True),
         (type("CannotConnectNowError", (Exception,), {"sqlstate": "57P03"})(), True),
         (type("Refused", (Exception,), {"sqlstate": "28P01"})(), False),
     ],
@@ -384,10 +421,22 @@ async def test_a_sqlite_file_is_used_by_one_process(store: SqlStore, file: Path)
     assert await opening(store) == Saved()
 
 
+async def test_prefix_and_name_tell_who_may_use_a_file(file: Path) -> None:
+    """Another prefix is another store, and a name may be as long as it likes up to its limit."""
+    url = f"sqlite:///{file}"
+    stores = [SqlStore(url), SqlStore(url, prefix="other_")]
+    for store in stores:
+        await store.open(NAME, SERVER)
+        await store.open("ä" * 200, SERVER)
+    for store in stores:
+        await store.close(NAME)
+        await store.close("ä" * 200)
+
+
 async def test_a_lock_that_cannot_be_made_is_an_error(store: SqlStore, file: Path) -> None:
     """A folder stands where the lock's file should be."""
     await opening(store)
-    lock = Path(f"{file}-{NAME}.lock")
+    lock = Path(f"{file}-his_sms_{NAME}.lock")
     lock.unlink()
     lock.mkdir()
     with pytest.raises(StoreError, match="cannot be opened"):
@@ -397,7 +446,7 @@ async def test_a_lock_that_cannot_be_made_is_an_error(store: SqlStore, file: Pat
 async def test_a_lock_file_that_is_no_lock_is_an_error(store: SqlStore, file: Path) -> None:
     """Something else has its name."""
     await opening(store)
-    Path(f"{file}-{NAME}.lock").write_bytes(b"his_sms_async" * 100)
+    Path(f"{file}-his_sms_{NAME}.lock").write_bytes(b"his_sms_async" * 100)
     with pytest.raises(UnsupportedStoreFormat, match="no SQLite database"):
         await store.open(NAME, SERVER)
 
@@ -433,11 +482,32 @@ async def test_without_the_lease_nothing_but_settlements_is_written(postgres_url
         await first.save(NAME, Delta(marks=MARKS))
     assert not await first.save(NAME, Delta(settlements=(SETTLEMENT,)))
     assert not await second.save(NAME, Delta(marks=MARKS))
-    assert await second.settled(NAME, [SETTLEMENT.key]) == {SETTLEMENT.key}
+    assert await second.settled(NAME, [SETTLEMENT.key]) == {SETTLEMENT.key: SETTLEMENT}
     await second.close(NAME)
     assert isinstance(await opening(first), Saved)
     for store in (first, second):
         await store._database.dispose()
+
+
+async def test_a_lease_is_renewed_while_much_is_read(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long that takes, no other replica takes over meanwhile."""
+    monkeypatch.setattr("his_sms_async.sql._store._RENEW_EVERY", 1)
+    store = SqlStore(postgres_url)
+    await store.open(NAME, SERVER)
+    await store.save(NAME, Delta(settlements=(SETTLEMENT,)))
+    await store.close(NAME)
+    renewals: list[str] = []
+
+    def note(*told: Any) -> None:
+        renewals.append(told[2])
+
+    event.listen(Engine, "before_cursor_execute", note)
+    opened = await store.open(NAME, SERVER)
+    event.remove(Engine, "before_cursor_execute", note)
+    assert isinstance(opened, Saved)
+    assert opened.settlements == (SETTLEMENT,)
+    assert sum("SET lease_until" in statement for statement in renewals) == 2
+    await store.close(NAME)
 
 
 async def test_a_lost_race_for_a_row_is_run_again(store: SqlStore) -> None:

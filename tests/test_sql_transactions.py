@@ -13,7 +13,7 @@ import pytest
 from databases import Place, combinations, place as new_place
 from fakes import FakeServer, all_blocked, row, until
 from sqlalchemy import Connection, Engine, create_engine, event, text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
 from his_sms_async import AlreadySettled, ConfigurationError, Delivery, IncomingPoller, MemoryStore
@@ -530,6 +530,16 @@ async def test_what_is_no_transaction_is_refused(ward: Ward) -> None:
             with pytest.raises(ConfigurationError, match="AUTOCOMMIT"):
                 await delivery.ack(tx)
         assert delivery.outcome is None
+        make = create_async_engine if isinstance(ward.place.engine, AsyncEngine) else create_engine
+        plain, ward.place.engine = ward.place.engine, make(ward.place.url, isolation_level="AUTOCOMMIT")
+        async with ward.begin() as tx:
+            with pytest.raises(ConfigurationError, match="AUTOCOMMIT"):
+                await delivery.ack(tx)
+        if isinstance(ward.place.engine, AsyncEngine):
+            await ward.place.engine.dispose()
+        else:
+            ward.place.engine.dispose()
+        ward.place.engine = plain
 
 
 async def test_a_transaction_that_cannot_be_used_changes_nothing(ward: Ward, tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ async def test_a_version_is_settled_once(place: Place) -> None:
         SETTLEMENT.key: SETTLEMENT,
         CHANGE.key: CHANGE,
     }
-    assert await store.settled(NAME, [SETTLEMENT.key, (1, 2, "other"), (9, 9, "")]) == {SETTLEMENT.key}
+    assert await store.settled(NAME, [SETTLEMENT.key, (1, 2, "other"), (9, 9, "")]) == {SETTLEMENT.key: SETTLEMENT}
     await store.close(NAME)
     _, settlements, attempts, _ = await stored(place)
     assert settlements[SETTLEMENT.key] == SETTLEMENT
@@ -156,7 +156,8 @@ async def test_a_position_of_another_server_is_refused_until_it_is_adopted(place
     with pytest.raises(PositionMismatch, match="adopt"):
         await store.open(NAME, client.base_url)
 
-    await store.adopt("unknown", client)
+    with pytest.raises(ConfigurationError, match="no position named 'unknown'"):
+        await store.adopt("unknown", client)
     await store.adopt(NAME, client)
     saved = await store.open(NAME, client.base_url)
     assert saved.marks == MARKS
@@ -188,6 +189,9 @@ async def test_requeued_messages_are_told_until_they_are_handed_out(place: Place
     (requeued,) = await store.requeued(NAME)
     assert requeued == Attempt(key=REJECTED.key, created=3, updated=4, number=0, requeued=True)
 
+    # the rejection's own attempt has ended, which the store may be told only now
+    await store.save(NAME, Delta(marks=MARKS, done=(REJECTED.key,)))
+    assert await store.requeued(NAME) == (requeued,)
     handed_out = attrs.evolve(requeued, number=1)
     assert not await store.save(NAME, Delta(marks=MARKS, attempts=(handed_out,)))
     assert await store.requeued(NAME) == ()

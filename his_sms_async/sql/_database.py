@@ -57,7 +57,10 @@ class Database:
         given = engine if isinstance(engine, Engine | AsyncEngine) else _parsed(place)
         database = cls(Hidden(given))
         if database.url.get_backend_name() == "sqlite" and _is_in_memory(database.url):
-            msg = "a SQLite database in memory is lost with the process; give SqlStore a file, or use MemoryStore"
+            msg = (
+                "a SQLite database in memory is lost with the process; give SqlStore a file, with three slashes "
+                "before it like sqlite:///replies.db, or use MemoryStore"
+            )
             raise ConfigurationError(msg)
         if isinstance(getattr(engine, "pool", None), StaticPool | SingletonThreadPool):
             msg = "the engine's pool shares one connection, so transactions would mix; use its default pool"
@@ -120,7 +123,8 @@ class Database:
     async def _in_transaction(self, work: Callable[[Connection], T]) -> T:
         engine = self._engine
         if engine is None:
-            engine = self._engine = await anyio.to_thread.run_sync(self._make_engine)
+            made = await anyio.to_thread.run_sync(self._make_engine)
+            engine = self._engine = self._engine or made  # another call may have been quicker
         if isinstance(engine, Engine):
             self._threads = self._threads or anyio.CapacityLimiter(_THREADS)
             return await anyio.to_thread.run_sync(
@@ -147,7 +151,7 @@ def _engine_at(url: URL) -> Engine | AsyncEngine:
     except ModuleNotFoundError as error:
         missing = error.name
     except NoSuchModuleError:
-        missing = url.drivername
+        missing = f"{url.drivername} (PostgreSQL is called postgresql+psycopg)"
     msg = f"the driver in engine_or_url is not installed: {missing}"
     raise ConfigurationError(msg)
 
@@ -195,7 +199,7 @@ def _parsed(place: Hidden[object]) -> URL:
 
 
 def _is_in_memory(url: URL) -> bool:
-    return url.database in (None, "", ":memory:") or url.query.get("mode") == "memory"
+    return not url.database or ":memory:" in url.database or url.query.get("mode") == "memory"
 
 
 # --- what errors mean -----------------------------------------------------------------------------------
@@ -207,6 +211,7 @@ _FULL = "the disk of the store's database is full; free space"
 _CODES: dict[str, tuple[type[StoreError], str, bool]] = {
     "SQLITE_FULL": (StoreError, _FULL, True),
     "53100": (StoreError, _FULL, True),
+    "SQLITE_BUSY": (StoreError, "the store's file is locked by another transaction, maybe one of your own", True),
     "SQLITE_READONLY": (StoreError, "the store's file is read-only; let this process write it", False),
     "42501": (StoreError, "the database user may not use the store's tables; grant it that", False),
     "SQLITE_CANTOPEN": (StoreError, "the store's file cannot be opened; check its folder and its rights", False),
@@ -226,7 +231,16 @@ _CODES: dict[str, tuple[type[StoreError], str, bool]] = {
     "3D000": (StoreError, "the store's database does not exist; create it", False),
     "28": (StoreError, "the store's database refuses the user or the password", False),
 }
-_TEXTS = {"no such table": _CODES["42P01"], "no such column": _CODES["42703"], "has no column": _CODES["42703"]}
+# By what drivers say where they tell no code: SQLite, and psycopg while it connects.
+_TEXTS: dict[str, tuple[type[StoreError], str, bool]] = {
+    "no such table": _CODES["42P01"],
+    "no such column": _CODES["42703"],
+    "has no column": _CODES["42703"],
+    "password authentication failed": _CODES["28"],
+    "no pg_hba.conf entry": _CODES["28"],
+    'FATAL:  role "': _CODES["28"],
+    'FATAL:  database "': _CODES["3D000"],
+}
 # What may pass: no connection, a lock, a restart, a failover.
 _PASSING = (OperationalError, InterfaceError, InternalError, PoolTimeout, OSError, TimeoutError)
 
@@ -250,8 +264,10 @@ def translated(error: Exception, *, opening: bool = False) -> StoreError:
     if meaning is None:
         is_passing = isinstance(error, _PASSING) or code[:2] in ("08", "40", "53", "57")
         is_passing |= isinstance(error, DBAPIError) and error.connection_invalidated
-        says = "did not answer, or is locked" if is_passing else "refused a statement"
-        meaning = StoreError, f"the store's database {says}", is_passing
+        says = "the store's database did not answer" if is_passing else "the store's database refused a statement"
+        if isinstance(error, PoolTimeout):
+            says = "the pool of the store's engine has no connection left; enlarge it"
+        meaning = StoreError, says, is_passing
     kind, message, retryable = meaning
     failure = kind(message, retryable=retryable and not (opening and message == _FULL))
     bare(failure, foreign(original, message=False))

@@ -74,7 +74,7 @@ class Leadership:
         return _moment(connection.execute(select(poller.c.lease_until).where(*ours)).scalar_one())
 
     def give_up(self, connection: Connection, held: Held) -> None:
-        """Let another lead at once."""
+        """Let another lead when it tries next."""
         poller = self.tables.poller
         ours = (poller.c.name == self.name, poller.c.holder == held.holder, poller.c.epoch == held.epoch)
         connection.execute(update(poller).where(*ours).values(holder=None, lease_until=None))

@@ -1,5 +1,6 @@
 """Who uses a SQLite file: one process at a time, which the operating system forgets if it dies."""
 
+import hashlib
 import sqlite3
 from urllib.parse import quote
 
@@ -8,7 +9,11 @@ from his_sms_async._errors import StoreError
 Lock = sqlite3.Connection
 
 
-def lock(path: str, name: str) -> Lock:
+_MAX_NAME = 100
+"""Characters of a file's name that a poller's name may take."""
+
+
+def lock(path: str, prefix: str, name: str) -> Lock:
     """Take the lock of a poller's name, which is SQLite's own on a file beside the database.
 
     SQLite locks files on every operating system, and a process that was killed holds none.
@@ -17,9 +22,10 @@ def lock(path: str, name: str) -> Lock:
         StoreError: Another process, or another store of this one, holds it.
         sqlite3.Error: The file cannot be made.
     """
-    connection = sqlite3.connect(
-        f"{path}-{quote(name, safe='')}.lock", timeout=0, isolation_level=None, check_same_thread=False
-    )
+    poller = quote(f"{prefix}{name}", safe="")
+    if len(poller) > _MAX_NAME:
+        poller = hashlib.sha256(poller.encode()).hexdigest()
+    connection = sqlite3.connect(f"{path}-{poller}.lock", timeout=0, isolation_level=None, check_same_thread=False)
     try:
         connection.execute("BEGIN EXCLUSIVE")
     except sqlite3.Error as error:
@@ -29,7 +35,7 @@ def lock(path: str, name: str) -> Lock:
     else:
         return connection
     msg = (
-        f"another process uses the SQLite store for the poller {name!r}; "
-        "stop that one, give this poller another name, or use PostgreSQL for replicas"
+        f"another process uses the SQLite store for the poller {name!r}; stop that one, or use PostgreSQL, "
+        "where replicas share a store"
     )
     raise StoreError(msg)

@@ -1,11 +1,25 @@
 """What is read and written, as functions of a connection in a transaction."""
 
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import attrs
-from sqlalchemy import Connection, Row, Table, and_, bindparam, delete, exists, insert, select, tuple_, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Table,
+    and_,
+    bindparam,
+    delete,
+    exists,
+    insert,
+    not_,
+    select,
+    tuple_,
+    update,
+)
 
 from his_sms_async._errors import LeaseLost, UnsupportedStoreFormat
 from his_sms_async._store import Attempt, Delta, Identity, Key, Marks, Outcome, Quarantined, Settlement, requeued
@@ -16,6 +30,7 @@ T = TypeVar("T")
 
 # Rows in one statement: large enough to be quick, small enough to leave the event loop its turns.
 _AT_ONCE = 500
+_PAGE = 1000
 
 
 @attrs.frozen
@@ -56,13 +71,21 @@ class Rows:
             )
         )
 
-    def settlements(self, connection: Connection) -> tuple[Settlement, ...]:
-        """All that is settled and remembered, page by page."""
-        return tuple(_settlement(row) for row in self._pages(connection, self.tables.settlement))
+    def settlements(self, connection: Connection, read: Sequence[Settlement]) -> list[Settlement]:
+        """The next page of what is settled and remembered, after what was read; empty at the end."""
+        table = self.tables.settlement
+        place = tuple_(table.c.message_id, table.c.created_modulo, table.c.version)
+        chosen = select(table).where(table.c.poller == self.name).order_by(*place.clauses).limit(_PAGE)
+        if read:
+            chosen = chosen.where(place > tuple_(*read[-1].key))
+        return [_settlement(row) for row in connection.execute(chosen)]
 
     def attempts(self, connection: Connection) -> tuple[Attempt, ...]:
         """All that was handed out or requeued, and is not settled."""
-        return tuple(_attempt(row) for row in self._pages(connection, self.tables.attempt))
+        attempt = self.tables.attempt
+        return tuple(
+            _attempt(row) for row in connection.execute(select(attempt).where(attempt.c.poller == self.name))
+        )
 
     def requeued(self, connection: Connection) -> tuple[Attempt, ...]:
         """What was requeued and not handed out since."""
@@ -92,16 +115,6 @@ class Rows:
             }
         return found
 
-    def _pages(self, connection: Connection, table: Table) -> Iterator[Row[Any]]:
-        place = tuple_(table.c.message_id, table.c.created_modulo, table.c.version)
-        chosen = select(table).where(table.c.poller == self.name).order_by(*place.clauses).limit(_AT_ONCE)
-        rows = connection.execute(chosen).all()
-        while rows:
-            yield from rows
-            last = rows[-1]
-            after = place > tuple_(last.message_id, last.created_modulo, last.version)
-            rows = connection.execute(chosen.where(after)).all()
-
     # --- writing ---
 
     def save(
@@ -113,12 +126,14 @@ class Rows:
         before; if it does, that is an IntegrityError, and the change is to be saved without.
         """
         self._forget(connection, delta.forgotten)
-        tried = [one.key for one in delta.attempts if one.number > 1 or not is_clear]
+        tried = [one.key for one in delta.attempts if one.number > 1 or one.requeued or not is_clear]
         asked = tried if is_clear else [*tried, *(one.key for one in delta.settlements)]
         standing = self.settled(connection, asked) if asked else {}
         taken = self._settle(connection, delta.settlements, standing)
         attempts = [one for one in delta.attempts if one.key not in taken]
-        self._delete(connection, self.tables.attempt, [*delta.done, *tried])
+        attempt = self.tables.attempt
+        self._delete(connection, attempt, delta.done, not_(and_(attempt.c.requeued, attempt.c.number == 0)))
+        self._delete(connection, attempt, tried)
         for some in _some([self._attempt_values(one) for one in attempts]):
             connection.execute(insert(self.tables.attempt), some)
         self._quarantine(connection, delta)
@@ -180,8 +195,11 @@ class Rows:
             for some in _some(forgotten):
                 connection.execute(gone, [{"gone_id": one[0], "gone_modulo": one[1]} for one in some])
 
-    def _delete(self, connection: Connection, table: Table, keys: Sequence[Key]) -> None:
+    def _delete(
+        self, connection: Connection, table: Table, keys: Sequence[Key], *conditions: ColumnElement[bool]
+    ) -> None:
         gone = delete(table).where(
+            *conditions,
             table.c.poller == self.name,
             table.c.message_id == bindparam("gone_id"),
             table.c.created_modulo == bindparam("gone_modulo"),
@@ -254,7 +272,8 @@ def limit_idleness(connection: Connection, seconds: float | None) -> None:
     A process that is suspended after it has locked the row that says who leads would keep all others from it.
     """
     if seconds is not None and connection.dialect.name == "postgresql":
-        connection.exec_driver_sql(f"SET LOCAL idle_in_transaction_session_timeout = {round(seconds * 1000)}")
+        limit = max(1, round(seconds * 1000))
+        connection.exec_driver_sql(f"SET LOCAL idle_in_transaction_session_timeout = {limit}")
 
 
 def lease_lost() -> LeaseLost:

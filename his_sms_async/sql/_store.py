@@ -1,22 +1,24 @@
 """`SqlStore`: a poller's position in the user's own database."""
 
+import math
 import os
 import platform
 import sqlite3
 import uuid
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import anyio
 import anyio.to_thread
 import attrs
-from sqlalchemy import Connection, Engine, MetaData, insert, inspect, select
+from sqlalchemy import Connection, Engine, MetaData, insert, inspect, select, update
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from his_sms_async._errors import ConfigurationError, StoreError, UnsupportedStoreFormat
 from his_sms_async._hidden import Hidden
-from his_sms_async._store import Attempt, Delta, HasAddress, Key, Saved, Settlement, Standby
+from his_sms_async._store import Attempt, Delta, HasAddress, Key, Saved, Settlement, Standby, unknown_position
 
 from ._database import Database, missing_table, translated
 from ._lease import Leader, Leadership, SqlLease
@@ -29,6 +31,8 @@ T = TypeVar("T")
 
 # Seconds to undo what an interrupted `open` did.
 _GRACE = 2.0
+# Settlements to read before the lease is renewed: well under a second.
+_RENEW_EVERY = 20_000
 
 
 @attrs.define(eq=False)
@@ -69,17 +73,19 @@ class SqlStore:
     ) -> None:
         place = Hidden[object](engine_or_url)  # a URL may hold a password
         del engine_or_url
-        if not lease > 0:
-            msg = "lease must be greater than 0"
+        if not 0 < lease < math.inf:
+            msg = "lease must be greater than 0, and finite"
             raise ConfigurationError(msg)
         self._database = Database.at(place)
+        self._prefix = prefix
         self._tables = Tables.named(prefix, schema)
         self._lease = None if self._database.is_sqlite else lease
         self._store_id = ""
         self._in_use: dict[str, _InUse] = {}
 
     def __repr__(self) -> str:
-        return f"<SqlStore {self._database.url!r}, used by {sorted(self._in_use)}>"
+        shown = self._database.url.set(query={})  # which may hold a password, as the URL itself may
+        return f"<SqlStore {shown!r}, used by {sorted(self._in_use)}>"
 
     @property
     def metadata(self) -> MetaData:
@@ -131,12 +137,13 @@ class SqlStore:
             return opened
         finally:
             if not leads:
-                with anyio.move_on_after(_GRACE, shield=True):
+                with anyio.move_on_after(_GRACE, shield=True), suppress(StoreError):  # the first error counts
                     await self.close(name)
 
     async def _open(self, name: str, server: str) -> Saved | Standby:
         database, leadership, use = self._database, self._leadership(name), self._in_use[name]
         if database.is_given_by_url and await database.run(self._lack_tables, opening=True):
+            await database.run(self._refuse_rest, opening=True)
             await self.create_tables()
         self._store_id = await database.run(self._identify, opening=True)
         if database.is_sqlite:
@@ -160,18 +167,27 @@ class SqlStore:
 
             lease = SqlLease(held, leadership.seconds, await renew(), renew)
         rows = self._rows(name)
+        await database.run(rows.clear_settled_attempts, opening=True)
+        settlements: list[Settlement] = []
 
-        def load(connection: Connection) -> Saved:
-            rows.clear_settled_attempts(connection)
+        def next_page(connection: Connection) -> list[Settlement]:
+            return rows.settlements(connection, settlements)
+
+        while page := await database.run(next_page, opening=True):
+            settlements.extend(page)
+            if lease is not None and len(settlements) % _RENEW_EVERY == 0:
+                await lease.renew()
+
+        def load_the_rest(connection: Connection) -> Saved:
             return Saved(
                 marks=rows.marks(connection),
-                settlements=rows.settlements(connection),
+                settlements=tuple(settlements),
                 attempts=rows.attempts(connection),
                 quarantine=rows.quarantine(connection),
                 lease=lease,
             )
 
-        return await database.run(load, opening=True)
+        return await database.run(load_the_rest, opening=True)
 
     async def save(self, name: str, delta: Delta) -> Mapping[Key, Settlement]:
         """Write a change, all of it or nothing."""
@@ -190,10 +206,10 @@ class SqlStore:
 
         return await self._database.run(save)
 
-    async def settled(self, name: str, keys: Collection[Key]) -> frozenset[Key]:
-        """Which of these versions are settled, in what is committed."""
+    async def settled(self, name: str, keys: Collection[Key]) -> Mapping[Key, Settlement]:
+        """The settlements of these versions, in what is committed."""
         rows = self._rows(name)
-        return frozenset(await self._database.run(lambda connection: rows.settled(connection, keys)))
+        return await self._database.run(lambda connection: rows.settled(connection, keys))
 
     async def settle_in(self, tx: Any, name: str, settlement: Settlement, *, again: bool) -> Callable[[], bool]:
         """Write a settlement through a transaction of the consumer's; return what tells that this has ended."""
@@ -204,7 +220,7 @@ class SqlStore:
         return await self._database.run(self._rows(name).requeued)
 
     async def close(self, name: str) -> None:
-        """End the use of a position, and let another replica lead at once."""
+        """End the use of a position, and let another replica lead when it tries next."""
         use = self._in_use.pop(name)
         try:
             if use.held is not None:
@@ -228,13 +244,18 @@ class SqlStore:
         return await self._once(lambda connection: rows.requeue(connection, id))
 
     async def adopt(self, name: str, client: HasAddress) -> None:
-        """Use the position for the server of `client`, which has moved and has the same messages."""
+        """Use the position for the server of `client`, which has moved and has the same messages.
+
+        Raises:
+            ConfigurationError: There is no position of this name.
+        """
         poller, address = self._tables.poller, client.base_url
-        await self._once(
-            lambda connection: connection.execute(
-                poller.update().where(poller.c.name == name).values(server=address)
-            )
-        )
+
+        def adopt(connection: Connection) -> int:
+            return connection.execute(update(poller).where(poller.c.name == name).values(server=address)).rowcount
+
+        if not await self._once(adopt):
+            raise unknown_position(name)
 
     async def _once(self, work: Callable[[Connection], T]) -> T:
         try:
@@ -256,6 +277,15 @@ class SqlStore:
         return not all(
             inspector.has_table(table.name, schema=table.schema) for table in self.metadata.sorted_tables
         )
+
+    def _refuse_rest(self, connection: Connection) -> None:
+        """Do not begin anew where a part of a store is left; one that was never finished has no identity yet."""
+        store = self._tables.store
+        if not inspect(connection).has_table(store.name, schema=store.schema):
+            return
+        if connection.execute(select(store.c.id)).first() is not None:
+            msg = "tables of the store are missing; restore the database from a backup"
+            raise UnsupportedStoreFormat(msg)
 
     def _identify(self, connection: Connection) -> str:
         """Check the format, and return the identity of the store; a new one gets it now."""
@@ -281,7 +311,7 @@ class SqlStore:
 
         place = await self._database.run(path, opening=True)
         try:
-            return await anyio.to_thread.run_sync(lock, place, name)
+            return await anyio.to_thread.run_sync(lock, place, self._prefix, name)
         except sqlite3.Error as error:
             failure = translated(error, opening=True)
         raise failure

@@ -53,9 +53,6 @@ class SettlementInTransaction:
 
     def _write(self, tx: Connection | Session) -> Callable[[], bool]:
         connection = tx.connection() if isinstance(tx, Session) else tx
-        if connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT":
-            msg = "tx commits each statement by itself (AUTOCOMMIT), so effect and settlement could be parted"
-            raise ConfigurationError(msg)
         store, settlement = self.rows.tables.store, self.rows.tables.settlement
         message_id, created_modulo, version = self.settlement.key
         is_same = and_(
@@ -71,6 +68,9 @@ class SettlementInTransaction:
         ).first()
         if found is None or found.id != self.store_id:
             raise ConfigurationError(_ELSEWHERE)
+        if _commits_by_itself(connection):
+            msg = "tx commits each statement by itself (AUTOCOMMIT), so effect and settlement could be parted"
+            raise ConfigurationError(msg)
         if found.settled_by is None:
             self.rows.insert_settlement(connection, self.settlement)
         elif not self.again or found.settled_by != self.settlement.by:
@@ -78,3 +78,11 @@ class SettlementInTransaction:
         transaction = connection.get_transaction()
         assert transaction is not None  # noqa: S101 - a statement begins one
         return lambda: not transaction.is_active
+
+
+def _commits_by_itself(connection: Connection) -> bool:
+    """Whether there is no transaction in the database, however the engine came to that; after a statement."""
+    adapted, driver = connection.connection.dbapi_connection, connection.connection.driver_connection
+    if connection.dialect.name == "sqlite":
+        return getattr(adapted, "isolation_level", None) is None and not getattr(driver, "in_transaction", True)
+    return getattr(adapted, "autocommit", False) is True
