@@ -1,6 +1,7 @@
 """One life of a poller: it leads, or stands by while another replica does, and tells how it is doing."""
 
 import logging
+import math
 import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -101,7 +102,8 @@ class Engine:
         while True:
             asked_at = clock.monotonic(), clock.time()
             opened = await self._patience.with_store(
-                lambda: options.store.open(options.name, options.client.base_url)
+                lambda: options.store.open(options.name, options.client.base_url),
+                limit=math.inf,  # it may have much to read
             )
             stood_by, self._stands_by = self._stands_by, isinstance(opened, Standby)
             self._leadership = opened.lease

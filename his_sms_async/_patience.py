@@ -18,8 +18,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# Seconds after which a call of the store that does not answer has failed.
-_LIMIT = 30.0
+LIMIT = 30.0
+"""Seconds after which a call of the store that does not answer has failed."""
 # A server's Retry-After is honoured up to so many seconds.
 _MAX_RETRY_AFTER = 300.0
 
@@ -58,7 +58,7 @@ class Patience:
         self.failed_polls = 0
 
     async def with_store(
-        self, call: Callable[[], Awaitable[T]], *, limit: float = _LIMIT, longest: float = math.inf
+        self, call: Callable[[], Awaitable[T]], *, limit: float = LIMIT, longest: float = math.inf
     ) -> T:
         """Call the store until it answers: nothing goes on in memory only.
 

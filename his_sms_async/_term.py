@@ -24,7 +24,7 @@ from ._errors import AlreadySettled, LeaseLost, ProtocolError, SmsError
 from ._handout import Handout
 from ._known import Entry
 from ._models import MessageType
-from ._patience import Patience
+from ._patience import LIMIT, Patience
 from ._position import Position, Receipt
 from ._store import Delta, Key, Lease, Outcome, Settlement, Store
 from ._transactions import Transaction, Transactions
@@ -253,7 +253,9 @@ class Term:
         delta = self.position.delta()
         if delta is not None:  # pragma: no branch - a flush finds nothing if another write took it along
             self._unsaved = delta, settlings
-            taken = await self._patience.with_store(lambda: self._save(delta))
+            # a first answer that is taken as seen can be large, and the database slow
+            limit = LIMIT + len(delta.settlements) / 100
+            taken = await self._patience.with_store(lambda: self._save(delta), limit=limit)
             self._unsaved = None
         for settling in settlings:
             self.handout.done(settling.entry)

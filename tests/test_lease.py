@@ -22,6 +22,7 @@ from his_sms_async import (
     MessageState,
     StoreError,
 )
+from his_sms_async._patience import Patience
 from his_sms_async._store import Delta, Key, Outcome, Saved, Settlement, Standby
 
 pytestmark = pytest.mark.anyio
@@ -61,9 +62,12 @@ class Paper(MemoryStore):
     renewals_hang: bool = False
     hangs_alone: bool = False
     hangs: bool = False
+    may_open: anyio.Event | None = None
     saved_alone: list[Delta] = attrs.field(factory=list)
 
     async def open(self, name: str, server: str) -> Saved | Standby:
+        if self.may_open is not None:
+            await self.may_open.wait()
         if self.leader not in (NOBODY, self.me):
             return Standby(lease=LeaseOnPaper(self, self.leader, self.seconds), retry_after=10)
         self.leader = self.me
@@ -265,9 +269,7 @@ async def test_only_a_real_conflict_is_an_error() -> None:
 
 async def test_a_store_that_hangs_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     """Health says so, as for one that fails, and the call is tried again."""
-    monkeypatch.setattr(
-        "his_sms_async._patience.Patience.with_store.__kwdefaults__", {"limit": 0.05, "longest": 1.0}
-    )
+    monkeypatch.setattr("his_sms_async._term.LIMIT", 0.05)
     ward = Ward()
     async with ward.stack:
         poller = await ward.poller()
@@ -279,6 +281,21 @@ async def test_a_store_that_hangs_is_a_failure(monkeypatch: pytest.MonkeyPatch) 
             assert poller.health().degraded
             ward.paper.hangs = False
             await ward.turn(2.0)
+
+
+async def test_a_store_that_takes_long_to_open_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A million settlements may have to be read: what limits other calls does not limit this one."""
+    monkeypatch.setattr(Patience.with_store, "__kwdefaults__", {"limit": 0.01, "longest": 1.0})
+    ward = Ward()
+    may_open = ward.paper.may_open = anyio.Event()
+    async with ward.stack:
+        poller = await ward.poller()
+        begun = anyio.current_time()
+        await until(lambda: anyio.current_time() > begun + 0.1)
+        assert poller.health().consecutive_failures == 0
+        may_open.set()
+        monkeypatch.undo()
+        assert (await anext(poller.deliveries())).message.id == 1
 
 
 async def test_a_rejection_by_another_can_be_requeued_here() -> None:
