@@ -78,6 +78,15 @@ def bench(session: nox.Session) -> None:
         session.run("python", str(script), env={"PYTHONSAFEPATH": "1", "PYTHONPATH": "tests"})
 
 
+@nox.session
+def screenshots(session: nox.Session) -> None:
+    """The pictures of the sandbox's page in docs/; it needs chromium (apt-get install chromium)."""
+    session.install(".[all]", *group("test"))
+    session.run(
+        "python", "tests/screenshots.py", *session.posargs, env={"PYTHONSAFEPATH": "1", "PYTHONPATH": "tests"}
+    )
+
+
 def run_tests(session: nox.Session) -> None:
     """Install the wheel and test it: PYTHONSAFEPATH keeps the working tree from being imported instead."""
     session.install(".[all]", *group("test"))

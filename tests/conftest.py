@@ -9,6 +9,9 @@ import pytest
 from blockbuster import blockbuster_ctx
 from postgres import Postgres
 
+# Not by its entry point: that is loaded before coverage begins, which would then miss our module-level lines.
+pytest_plugins = ["his_sms_async.pytest_plugin", "pytester"]
+
 _NUMBERS = count()
 
 
@@ -53,3 +56,15 @@ def postgres(postgres_server: Postgres) -> Postgres:
 def postgres_url(postgres: Postgres) -> str:
     """The address of an empty database of the test's own, for a sync engine."""
     return postgres.create_database(f"test_{next(_NUMBERS)}")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say in one line what was missing, and which tests did not run for want of it."""
+    skipped = [
+        report
+        for report in terminalreporter.stats.get("skipped", [])
+        if isinstance(report.longrepr, tuple) and "no browser" in report.longrepr[2]
+    ]
+    if skipped:
+        reason = skipped[0].longrepr[2].removeprefix("Skipped: ")
+        terminalreporter.write_line(f"{reason}; {len(skipped)} tests of test_browser.py did not run", yellow=True)

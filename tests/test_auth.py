@@ -4,7 +4,7 @@ import json
 import logging
 import math
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -34,9 +34,9 @@ from his_sms_async import (
     TokenAuth,
     TokenProvider,
 )
-from his_sms_async.sandbox import RunningSandbox, Sandbox
+from his_sms_async.sandbox import RunningSandbox
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.sms_sandbox(tls=True, token=None)]  # no static token is good there
 
 NUMBERS = envelope(ClientOperatorNumbers=[])
 SCOPE = "api://sandbox/.default"
@@ -321,18 +321,10 @@ def test_sync_client_is_refused() -> None:
 # --- MSAL against the stand-in's Azure AD ---------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[RunningSandbox]:
-    """Serve a stand-in by https; no static token is good there."""
-    with Sandbox(token=None).serve(tls=True) as server:
-        yield server
-
-
 @pytest.fixture
-def sandbox(server: RunningSandbox) -> Sandbox:
-    """The stand-in, as new."""
-    server.sandbox.reset()
-    return server.sandbox
+def server(sms_sandbox_server: RunningSandbox) -> RunningSandbox:
+    """The stand-in, by https."""
+    return sms_sandbox_server
 
 
 def msal_auth(server: RunningSandbox, **options: Any) -> MsalAuth:
@@ -349,27 +341,25 @@ def msal_auth(server: RunningSandbox, **options: Any) -> MsalAuth:
 
 
 @pytest.mark.spec("2.1.7", "2.1.8")
-async def test_thirty_callers_make_one_token_request(server: RunningSandbox, sandbox: Sandbox) -> None:
+async def test_thirty_callers_make_one_token_request(server: RunningSandbox) -> None:
     """However many requests wait for the first token; all are answered by the SMS server that checks it."""
     async with SmsClient(server.url, auth=msal_auth(server), verify=server.ca_file, max_connections=30) as client:
         results = await crowd(30, client.list_numbers)
     assert [isinstance(result, list) and len(result) for result in results] == [3] * 30
-    assert sandbox.token_requests == 1
+    assert server.sandbox.token_requests == 1
 
 
-async def test_token_that_was_revoked_is_renewed_once(server: RunningSandbox, sandbox: Sandbox) -> None:
+async def test_token_that_was_revoked_is_renewed_once(server: RunningSandbox) -> None:
     """A 401 forces one token past MSAL's own cache."""
     async with SmsClient(server.url, auth=msal_auth(server), verify=server.ca_file) as client:
         await client.list_numbers()
-        sandbox.revoke_tokens()
+        server.sandbox.revoke_tokens()
         results = await crowd(10, client.list_numbers)
     assert {len(result) if isinstance(result, list) else result for result in results} == {3}
-    assert sandbox.token_requests == 2
+    assert server.sandbox.token_requests == 2
 
 
-async def test_authority_without_a_place_for_the_tenant_needs_none(
-    server: RunningSandbox, sandbox: Sandbox
-) -> None:
+async def test_authority_without_a_place_for_the_tenant_needs_none(server: RunningSandbox) -> None:
     """The specification's AADInstance may name the tenant itself."""
     auth = msal_auth(server, aad_instance=server.aad_instance.replace("{0}", "sandbox"), tenant=None)
     async with SmsClient(server.url, auth=auth, verify=server.ca_file) as client:
@@ -377,7 +367,7 @@ async def test_authority_without_a_place_for_the_tenant_needs_none(
 
 
 async def test_environments_ca_bundle_plays_no_part(
-    server: RunningSandbox, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+    server: RunningSandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Requests lets these variables override `verify`; our way to the network does not."""
     for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"):
@@ -397,7 +387,7 @@ async def test_environments_ca_bundle_plays_no_part(
     ],
 )
 async def test_refusal_names_the_setting_to_change(
-    server: RunningSandbox, sandbox: Sandbox, options: dict[str, Any], cure: str
+    server: RunningSandbox, options: dict[str, Any], cure: str
 ) -> None:
     """By parameter and variable, without showing its value; nothing goes to the SMS server."""
     gate = Gate()
@@ -410,9 +400,7 @@ async def test_refusal_names_the_setting_to_change(
     assert not gate.seen
 
 
-async def test_cached_token_costs_no_thread_and_no_turn_of_the_loop(
-    server: RunningSandbox, sandbox: Sandbox
-) -> None:
+async def test_cached_token_costs_no_thread_and_no_turn_of_the_loop(server: RunningSandbox) -> None:
     """While a token is good, asking for it does not wait for anything."""
     auth = msal_auth(server)
     first = await auth._provider.token(force=False)
@@ -422,7 +410,7 @@ async def test_cached_token_costs_no_thread_and_no_turn_of_the_loop(
     assert done.value.value == first
 
 
-async def test_busy_worker_threads_do_not_delay_a_token(server: RunningSandbox, sandbox: Sandbox) -> None:
+async def test_busy_worker_threads_do_not_delay_a_token(server: RunningSandbox) -> None:
     """A host that has used up its threads still gets one."""
     limiter = anyio.to_thread.current_default_thread_limiter()
     holders = [object() for _ in range(int(limiter.available_tokens))]
@@ -435,13 +423,13 @@ async def test_busy_worker_threads_do_not_delay_a_token(server: RunningSandbox, 
             limiter.release_on_behalf_of(holder)
 
 
-async def test_untrusted_certificate_of_azure_ad_is_named(server: RunningSandbox, sandbox: Sandbox) -> None:
+async def test_untrusted_certificate_of_azure_ad_is_named(server: RunningSandbox) -> None:
     """It needs a setting, not another attempt, and the secret is not sent."""
     async with client_of(Gate(), msal_auth(server, verify=None)) as client:
         with pytest.raises(ConnectionFailed, match=r"verify \(HIS_SMS_CA_FILE\)") as caught:
             await client.list_numbers()
     assert not caught.value.retryable
-    assert sandbox.token_requests == 0
+    assert server.sandbox.token_requests == 0
     assert isinstance(caught.value.__cause__, Exception)
 
 

@@ -1,6 +1,5 @@
 """Nothing of ours blocks the event loop; that the tool would notice is shown too."""
 
-from collections.abc import Iterator
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -9,7 +8,7 @@ from fakes import FakeServer
 
 from his_sms_async import BearerAuth, ConfigurationError, IncomingPoller, MemoryStore, MsalAuth, SmsClient
 from his_sms_async._settings import load_zone
-from his_sms_async.sandbox import RunningSandbox, Sandbox
+from his_sms_async.sandbox import RunningSandbox
 
 pytestmark = pytest.mark.anyio
 
@@ -18,13 +17,6 @@ pytestmark = pytest.mark.anyio
 def no_zone_in_memory() -> None:
     """The next use of a zone reads its file."""
     ZoneInfo.clear_cache()
-
-
-@pytest.fixture
-def server() -> Iterator[RunningSandbox]:
-    """A stand-in with TLS and a fake Azure AD, in a thread of its own."""
-    with Sandbox(patients={"*": "Yes"}).serve(tls=True) as running:
-        yield running
 
 
 @pytest.mark.usefixtures("no_zone_in_memory")
@@ -54,8 +46,11 @@ async def test_settings_are_read_without_the_zone_file(monkeypatch: pytest.Monke
     assert "closed" in repr(SmsClient.from_env())
 
 
-async def test_sending_and_polling_with_msal_block_nothing(server: RunningSandbox) -> None:
+@pytest.mark.sms_sandbox(tls=True, token=None)
+async def test_sending_and_polling_with_msal_block_nothing(sms_sandbox_server: RunningSandbox) -> None:
     """TLS, Azure AD, a reminder and its reply, through real sockets."""
+    server = sms_sandbox_server
+    server.sandbox.patient("37000000002").replies("Yes")
     auth = MsalAuth(
         client_id="his",
         client_secret="sandbox-secret",

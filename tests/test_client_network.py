@@ -7,13 +7,14 @@ import socket
 import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import anyio
 import anyio.abc
 import anyio.lowlevel
+import anyio.to_thread
 import attrs
 import pytest
 import trustme
@@ -23,6 +24,7 @@ from fakes import NOON, envelope, until
 from his_sms_async import (
     BearerAuth,
     ConnectionFailed,
+    MessageType,
     ProtocolError,
     RequestRejected,
     SendOutcomeUnknown,
@@ -31,6 +33,8 @@ from his_sms_async import (
     SmsError,
     TokenAuth,
 )
+from his_sms_async.sandbox import Sandbox
+from his_sms_async.sandbox.faults import CutBody, EmptyAnswer, Fault, Garbage, HtmlPage, Refuse, Reset, Status
 
 pytestmark = pytest.mark.anyio
 
@@ -237,12 +241,6 @@ async def login_page(peer: Peer) -> None:
     await peer.say(http(b"<!DOCTYPE html><title>Log in", "200 OK", "Content-Type: text/html; charset=utf-8"))
 
 
-async def failing_page(peer: Peer) -> None:
-    """Show the page of a server that fails."""
-    await peer.read()
-    await peer.say(http(b"<html>", "500 Internal Server Error", "Content-Type: text/html"))
-
-
 async def endless_head(peer: Peer) -> None:
     """Never come to the body."""
     await peer.read()
@@ -316,45 +314,60 @@ async def test_refused_connection_means_not_sent() -> None:
             assert "httpx.ConnectError" in str(caught.value.__cause__)
 
 
-async def test_send_is_repeated_until_the_server_listens() -> None:
+async def test_send_is_repeated_until_the_server_listens(sms_sandbox: Sandbox, sms_sandbox_url: str) -> None:
     """A refused connection is tried again, and the SMS arrives once."""
-    port = await closed_port()
-    posts: list[bytes] = []
+    await anyio.to_thread.run_sync(sms_sandbox.faults.add, Refuse(None))
+    calls: list[bool] = []
 
     class Opening:
-        """Starts the server when the client is about to try again."""
+        """Lets the server listen when the client is about to try again."""
 
         async def token(self, *, force: bool) -> str:
             calls.append(force)
             if len(calls) == 2:
-                listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=port)
-                await stack.enter_async_context(listener)
-                tasks.start_soon(listener.serve, handle)
-            return "token"
+                await anyio.to_thread.run_sync(sms_sandbox.faults.clear)
+            return "sandbox-token"
 
-    async def handle(stream: anyio.abc.ByteStream) -> None:
-        async with stream:
-            posts.append(await stream.receive())
-            await stream.send(http(RECEIPT))
-
-    calls: list[bool] = []
-    async with (
-        AsyncExitStack() as stack,
-        SmsClient(f"http://127.0.0.1:{port}/", auth=TokenAuth(Opening())) as client,
-        anyio.create_task_group() as tasks,
-    ):
+    async with SmsClient(sms_sandbox_url, auth=TokenAuth(Opening()), verify=NOBODY) as client:
         assert (await client.send(**REMINDER)).id == 1
-        tasks.cancel_scope.cancel()
-    assert (len(calls), len(posts)) == (2, 1)
+    assert (len(calls), len(sms_sandbox.sent)) == (2, 1)
 
 
-async def test_page_with_an_error_status_is_judged_by_the_status() -> None:
-    """HTML with a 500 is a failure of the server, whoever wrote the page."""
-    async with serving(failing_page) as server, client_of(server) as client:
+@pytest.mark.parametrize(
+    "fault",
+    [
+        CutBody(times=1),
+        EmptyAnswer(taken=True, times=1),
+        Garbage(taken=True, times=1),
+        HtmlPage(taken=True, times=1),
+        Reset(taken=True, times=1),
+        Status(503, taken=True, times=1),
+    ],
+    ids=lambda fault: type(fault).__name__,
+)
+async def test_send_whose_answer_is_lost_is_found_on_the_server(
+    sms_sandbox: Sandbox, sms_client: SmsClient, fault: Fault
+) -> None:
+    """The server took the SMS and could not say so: its outcome is unknown, and it was sent once."""
+    sms_sandbox.faults.add(fault)
+    async with sms_client as client:
         with pytest.raises(SendOutcomeUnknown) as caught:
             await client.send(**REMINDER)
-        assert caught.value.http_status == 500
-        assert server.posts == 1
+        (listed,) = await client.list_messages(MessageType.OUTGOING, date_from=caught.value.since)
+    assert (listed.recipient, listed.text) == (REMINDER["recipient"], REMINDER["text"])
+    assert [message.external_key for message in sms_sandbox.sent] == [caught.value.external_key] == [5]
+
+
+async def test_page_with_an_error_status_is_judged_by_the_status(
+    sms_sandbox: Sandbox, sms_client: SmsClient
+) -> None:
+    """HTML with a 500 is a failure of the server, whoever wrote the page."""
+    sms_sandbox.faults.add(HtmlPage(500))
+    async with sms_client as client:
+        with pytest.raises(SendOutcomeUnknown) as caught:
+            await client.send(**REMINDER)
+    assert caught.value.http_status == 500
+    assert len([*sms_sandbox.journal]) == 1
 
 
 # --- certificates and proxies ---------------------------------------------------------------------------
@@ -492,11 +505,13 @@ async def test_send_through_a_tunnel_is_judged_as_any(server_context: ssl.SSLCon
         assert server.posts == 2
 
 
-async def test_environments_proxy_is_not_used_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_environments_proxy_is_not_used_for_this_machine(
+    sms_client: SmsClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What is on this machine is reached directly, whatever the environment says."""
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, f"http://127.0.0.1:{await closed_port()}")
-    async with serving(Peer.serve) as server, client_of(server) as client:
+    async with sms_client as client:
         assert (await client.send(**REMINDER)).id == 1
 
 

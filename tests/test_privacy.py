@@ -32,7 +32,7 @@ from his_sms_async import (
     SmsError,
     TokenAuth,
 )
-from his_sms_async.sandbox import RunningSandbox, Sandbox
+from his_sms_async.sandbox import RunningSandbox
 
 pytestmark = pytest.mark.anyio
 
@@ -650,22 +650,16 @@ def test_refused_file_shows_nothing(watch: Watch, monkeypatch: pytest.MonkeyPatc
 # --- Azure AD -------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def azure_ad() -> Iterator[RunningSandbox]:
-    """Serve the stand-in's Azure AD by https."""
-    with Sandbox(client_secret="another").serve(tls=True) as server:
-        yield server
-
-
-async def test_refusal_by_azure_ad_shows_nothing(watch: Watch, azure_ad: RunningSandbox) -> None:
+@pytest.mark.sms_sandbox(tls=True, token=None)
+async def test_refusal_by_azure_ad_shows_nothing(watch: Watch, sms_sandbox_server: RunningSandbox) -> None:
     """MSAL's logs, and the error that is made of its answer."""
     auth = MsalAuth(
         client_id="his",
         client_secret=SECRET,
         scope="api://sandbox/.default",
         tenant="sandbox",
-        aad_instance=azure_ad.aad_instance,
-        verify=azure_ad.ca_file,
+        aad_instance=sms_sandbox_server.aad_instance,
+        verify=sms_sandbox_server.ca_file,
     )
     async with FakeServer().client(auth=auth) as client:
         error = await watch.sees(lambda: client.send(**REMINDER))

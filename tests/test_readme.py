@@ -3,20 +3,32 @@
 import ast
 import os
 import re
+import shlex
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
 import anyio
 import attrs
+import httpx
 import pytest
 from fakes import until
 from sybil.document import Document
 from sybil.parsers.markdown import PythonCodeBlockParser
 
 import his_sms_async
-from his_sms_async import ConfigurationError, IncomingPoller, MemoryStore, PollerHealth, SmsClient, SmsError
+from his_sms_async import (
+    ConfigurationError,
+    IncomingPoller,
+    MemoryStore,
+    PollerHealth,
+    SmsClient,
+    SmsError,
+    pytest_plugin,
+)
 from his_sms_async.sandbox import RunningSandbox, Sandbox, SandboxMessage
+from his_sms_async.sandbox._control import control_routes
+from his_sms_async.sandbox._readme import fault_table, magic_table, option_table
 
 README = Path(__file__).parent.parent / "README.md"
 TEXT = README.read_text(encoding="utf-8")
@@ -84,6 +96,35 @@ def test_every_python_block_runs(
     anyio.run(look)
 
 
+def test_examples_for_pytest_pass(pytester: pytest.Pytester) -> None:
+    """The tests that the README shows, each in a file of its own, pass where the library is installed."""
+    section = TEXT[TEXT.index("### Use it in pytest") :]
+    blocks = re.findall(r"^```python\n(.*?)^```$", section[: section.index("\n### ")], re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 3
+    pytester.makepyfile(**{f"test_{place}": block for place, block in enumerate(blocks)})
+    pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function\nfilterwarnings = error")
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider")
+    result.assert_outcomes(passed=4)  # the one for anyio on both of its backends
+
+
+def test_every_request_by_curl_is_good() -> None:
+    """What is to be typed with curl is what the stand-in takes."""
+    blocks = re.findall(r"^```bash\n(curl .*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 2
+    with Sandbox().serve() as server, httpx.Client(trust_env=False) as client:
+        for block in blocks:
+            curl, _, header, _, body, url = shlex.split(block.replace("\\\n", ""))
+            assert (curl, url.partition("/control/")[0]) == ("curl", "http://127.0.0.1:8025")
+            answer = client.post(
+                url.replace("http://127.0.0.1:8025", server.url),
+                headers=dict([header.split(": ")]),
+                content=body,
+            )
+            assert answer.status_code == 200, answer.text
+        (switch,) = server.sandbox.faults
+        assert switch.left == 3
+
+
 # --- commands -------------------------------------------------------------------------------------------
 
 
@@ -102,6 +143,47 @@ def test_command(name: str) -> None:
 
 
 # --- tables ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("marker", "make"), [("magic numbers", magic_table), ("faults", fault_table), ("options", option_table)]
+)
+def test_table_is_that_of_the_code(marker: str, make: Callable[[], str]) -> None:
+    """What stands between a marker and the next end is made by the code; a failure shows the text to paste."""
+    table = make()
+    found = re.findall(rf"^<!-- {marker} -->\n\n(.*?)\n\n<!-- end -->$", TEXT, re.MULTILINE | re.DOTALL)
+    assert found == [table], f"paste this between <!-- {marker} --> and <!-- end -->:\n\n{table}\n"
+
+
+def test_control_api() -> None:
+    """The table of the control API has exactly its requests, in their order."""
+    rows = re.findall(r"^\| ([A-Z]+) \| `(/control/[^`]+)` \|", TEXT, re.MULTILINE)
+    routes = [
+        (method, re.sub(r":\w+}", "}", f"/control{route.path}"))
+        for route in control_routes(Sandbox())
+        for method in sorted((route.methods or set()) - {"HEAD"})
+    ]
+    assert rows == routes
+
+
+def test_fixtures() -> None:
+    """The table of fixtures has exactly those of the plugin."""
+    assert sorted(names_of_table("Fixture")) == sorted(pytest_plugin.__all__)
+
+
+def test_linked_files_and_headings_are_there() -> None:
+    """Each link into this repository leads to a file, and each into the page to a heading of it."""
+    headings = {
+        re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+        for heading in re.findall(r"^#+ (.*)$", TEXT, re.MULTILINE)
+    }
+    targets = [target for target in re.findall(r"\]\(([^)]+)\)", TEXT) if "://" not in target]
+    assert len(targets) > 5
+    for target in targets:
+        if target[0] == "#":
+            assert target[1:] in headings
+        else:
+            assert (README.parent / target).is_file(), target
 
 
 def names_of_table(first_column: str) -> list[str]:
@@ -172,7 +254,7 @@ def test_layout() -> None:
     """The layout has each module, after all those that it imports."""
     layout = names_of_table("Module")
     modules = [path.stem for path in PACKAGE.glob("_*.py") if path.stem != "__init__"]
-    assert sorted(layout) == sorted([*modules, "sandbox/", "sql/"])
+    assert sorted(layout) == sorted([*modules, "sandbox/", "sql/", "pytest_plugin"])
     for name in modules:
         tree = ast.parse((PACKAGE / f"{name}.py").read_text(encoding="utf-8"))
         for node in ast.walk(tree):

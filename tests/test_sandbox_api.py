@@ -14,7 +14,8 @@ import httpx
 import pytest
 
 from his_sms_async.sandbox import RunningSandbox, Sandbox, SandboxClock, SandboxMessage
-from his_sms_async.sandbox._api import create_app
+from his_sms_async.sandbox._app import create_app
+from his_sms_async.sandbox.faults import Duplicates, Offsets, Unsorted
 
 # 2019-11-11T08:08:21.8072824+02:00 of the specification
 EXAMPLE_TICKS = 637_090_493_018_072_824
@@ -32,7 +33,7 @@ LONG_AGO = "1900-01-01 00:00:00"
 def connect(url: str, token: str | None = "sandbox-token") -> httpx.Client:
     """Return a plain HTTP client of the API that takes nothing from the environment."""
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-    return httpx.Client(base_url=url, headers=headers, trust_env=False)
+    return httpx.Client(base_url=url, headers=headers, verify=False, trust_env=False)
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +169,7 @@ def test_text_comes_back_as_it_was_sent(api: httpx.Client, text: str) -> None:
 def test_reply_is_listed_as_in_the_specification() -> None:
     """A row has nine fields in the order of the specification, naive stamps of seven digits."""
     clock = iter([0, 637_091_461_112_143_795, 637_091_461_112_143_907])
-    sandbox = Sandbox(clock=lambda: next(clock, EXAMPLE_TICKS))
+    sandbox = Sandbox(clock=lambda: next(clock, EXAMPLE_TICKS), magic_numbers=False)
     sandbox.receive(sender="37000000002", recipient="37000000001", text="Yes", reply_to=123)
     with sandbox.serve() as server, connect(server.url) as client:
         response = client.get("/?type=Incoming&dateFrom=2019-11-12 11:01:51.2143907")
@@ -226,6 +227,18 @@ def test_date_from_is_inclusive_to_the_tick(
     sandbox.receive(sender="37000000002", recipient="37000000001", text="Yes")
     response = api.get(f"/?type=Incoming&dateFrom={date_from.format(separator)}")
     assert len(response.json()["Data"]["Messages"]) == found
+
+
+def test_faults_change_how_rows_are_listed(api: httpx.Client, sandbox: Sandbox) -> None:
+    """Their order, their stamps, and each row for itself; the last one that says how stamps are written counts."""
+    for text in "ABCDEFGH":
+        sandbox.receive(sender="37000000002", recipient="37000000001", text=text)
+    with sandbox.faults.during(Offsets("none"), Offsets("all"), Unsorted(), Duplicates()):
+        rows = list_incoming(api)
+    texts = [row["Text"] for row in rows]
+    assert texts[::2] == texts[1::2] != sorted(texts[::2])
+    assert sorted(texts[::2]) == list("ABCDEFGH")
+    assert {row["CreatedAt"][-6:] for row in rows} == {"+02:00"}
 
 
 def test_changed_message_comes_again_with_its_new_state() -> None:
@@ -383,6 +396,124 @@ def test_further_names_can_be_allowed() -> None:
         assert client.get("/?type=Numbers", headers={"Host": "smsserver2"}).status_code == 403
 
 
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize("host", ["localhost:8025", "127.0.0.1", "[::1]:8025", "LocalHost:8025"])
+def test_own_pages_may_talk_to_the_server(api: httpx.Client, host: str, scheme: str) -> None:
+    """An Origin that is the name the request came under passes, in any case, by http and https."""
+    headers = {"Host": host, "Origin": f"{scheme}://{host.upper()}"}
+    assert api.get("/?type=Numbers", headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "null",
+        "",
+        "http://localhost",
+        "http://localhost:8026",
+        "http://127.0.0.1:8025",
+        "http://localhost:8025.evil.example",
+        "http://localhost:8025/",
+        "ftp://localhost:8025",
+        "https://evil.example",
+        "localhost:8025",
+    ],
+)
+@pytest.mark.parametrize("path", ["/?type=Numbers", "/control/ready", "/phone/", "/nowhere"])
+def test_pages_of_other_sites_are_forbidden(api: httpx.Client, path: str, origin: str) -> None:
+    """An Origin of another host, port or scheme, or none that can be told, is refused everywhere."""
+    response = api.get(path, headers={"Host": "localhost:8025", "Origin": origin})
+    assert "Origin" in assert_refused(response, 403, "Forbidden", "Internal")
+
+
+def test_one_good_origin_does_not_excuse_another(api: httpx.Client) -> None:
+    """Each Origin header must be this server's."""
+    headers = [("Host", "localhost"), ("Origin", "http://localhost"), ("Origin", "http://evil.example")]
+    assert api.get("/?type=Numbers", headers=headers).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("site", "mode", "status"),
+    [
+        ("cross-site", "no-cors", 403),
+        ("same-site", "no-cors", 403),
+        ("cross-site", "cors", 403),
+        ("cross-site", "navigate", 200),
+        ("same-origin", "cors", 200),
+        ("none", "navigate", 200),
+    ],
+)
+def test_other_sites_cannot_name_an_address_as_their_picture(
+    api: httpx.Client, site: str, mode: str, status: int
+) -> None:
+    """Browsers send no Origin for pictures and scripts, but say that it is for another site; links may."""
+    headers = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": mode}
+    assert api.get("/control/ready", headers=headers).status_code == status
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/?type=Numbers"),
+        ("GET", "/"),
+        ("GET", "/nowhere"),
+        ("PUT", "/"),
+        ("GET", "/sandbox/v2.0/.well-known/openid-configuration"),
+        ("POST", "/sandbox/oauth2/v2.0/token"),
+        ("GET", "/control/ready"),
+        ("GET", "/control/nowhere"),
+        ("GET", "/phone/"),
+        ("GET", "/phone/nowhere"),
+    ],
+)
+@pytest.mark.parametrize("origin", [None, "https://evil.example"])
+def test_every_answer_has_the_security_headers(
+    api: httpx.Client, method: str, path: str, origin: str | None
+) -> None:
+    """Whatever is answered: no inline script, no frame, no guessing of types, nothing for other sites."""
+    headers = api.request(method, path, headers={} if origin is None else {"Origin": origin}).headers
+    (policy,) = headers.get_list("Content-Security-Policy")
+    parts = dict(part.split(" ", 1) for part in policy.split("; "))
+    assert parts["default-src"] == parts["frame-ancestors"] == parts["base-uri"] == "'none'"
+    assert parts["script-src"] == parts["style-src"] == parts["connect-src"] == "'self'"
+    assert "unsafe" not in policy
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Referrer-Policy"] == "no-referrer"
+    assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
+    assert "Access-Control-Allow-Origin" not in headers
+
+
+BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
+
+
+def test_browser_is_led_to_the_page(api: httpx.Client, sandbox: Sandbox) -> None:
+    """Whoever opens the server's address in a browser gets the phone, and the journal nothing."""
+    response = api.get("/", headers=BROWSER)
+    assert (response.status_code, response.headers["Location"]) == (303, "/phone/")
+    assert api.get(response.headers["Location"], headers=BROWSER).headers["Content-Type"].startswith("text/html")
+    assert list(sandbox.journal) == []
+
+
+@pytest.mark.parametrize(
+    ("method", "query", "headers"),
+    [
+        ("GET", "", {"Accept": "application/json"}),
+        ("GET", "", {"Accept": "*/*"}),
+        ("GET", "?type=Numbers", BROWSER),
+        ("GET", "?type=", BROWSER),
+        ("POST", "", BROWSER),
+        ("HEAD", "", BROWSER),
+    ],
+)
+def test_requests_of_the_api_are_never_led_elsewhere(
+    api: httpx.Client, method: str, query: str, headers: dict[str, str]
+) -> None:
+    """A request that does not ask for HTML, or has a type, or is no GET, is the API's."""
+    response = api.request(method, f"/{query}", headers=headers)
+    assert response.status_code in (200, 400)
+    assert response.headers["Content-Type"] == "application/json"
+
+
 # The rest of HTTP
 
 
@@ -392,6 +523,13 @@ def test_other_addresses_and_methods_get_an_envelope(api: httpx.Client) -> None:
     response = api.put("/", json=REMINDER)
     assert_refused(response, 405, "Method Not Allowed", "Internal")
     assert "POST" in response.headers["Allow"]
+
+
+def test_what_the_page_lacks_is_no_business_of_the_journal(api: httpx.Client, sandbox: Sandbox) -> None:
+    """Below the page an unknown address is a plain 404, which no strict test hears of."""
+    response = api.get("/phone/nowhere")
+    assert (response.status_code, response.text) == (404, "Not Found")
+    assert sandbox.unexpected() == []
 
 
 def test_date_header_follows_the_clock() -> None:

@@ -90,6 +90,30 @@ def test_reset_returns_to_the_real_time() -> None:
     assert real_ticks() - 60 * SECOND < clock() < clock()
 
 
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf"), 1e300, -1e11, 3e11])
+def test_clock_does_not_leave_the_calendar(seconds: float) -> None:
+    """A step to where no zone has a date is refused, and the clock stays."""
+    clock = SandboxClock()
+    clock.freeze()
+    before = clock()
+    with pytest.raises(ValueError, match=r"the seconds must be a number|in the years from 1 to 9999"):
+        clock.advance(seconds)
+    with pytest.raises(ValueError, match="in the years from 1 to 9999"):
+        clock.set(datetime.max.replace(tzinfo=UTC))
+    assert clock() == before
+
+
+@pytest.mark.parametrize("instant", [datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC)])
+def test_ends_of_the_calendar_are_dates_in_every_zone(instant: datetime) -> None:
+    """What the clock can show can be written."""
+    clock = SandboxClock()
+    clock.freeze()
+    clock.set(instant)
+    for zone in ("UTC", "Pacific/Kiritimati", "America/Adak", "Europe/Vilnius"):
+        stamp = format_stamp(clock(), ZoneInfo(zone), offset=True)
+        assert abs(datetime.fromisoformat(stamp).astimezone(UTC) - instant) < timedelta(minutes=1)
+
+
 def test_ticks_count_from_year_one() -> None:
     """The ticks are those of .NET, so the years 1 and 1970 are where they are there."""
     assert ticks_of(datetime(1, 1, 1, tzinfo=UTC)) == 0
@@ -124,6 +148,30 @@ def test_repeated_autumn_hour_shows_the_same_digits_twice() -> None:
     assert format_stamp(first, VILNIUS, offset=True).endswith("T03:30:00.0000000+03:00")
     assert format_stamp(second, VILNIUS, offset=True).endswith("T03:30:00.0000000+02:00")
     assert wall_ticks(first, VILNIUS) == wall_ticks(second, VILNIUS)
+
+
+@pytest.mark.parametrize(
+    ("zone", "change"),
+    [
+        # The second stands in the middle of a quarter of an hour of UTC.
+        ("Europe/Vilnius", datetime(1879, 12, 31, 22, 18, 44, tzinfo=UTC)),
+        ("Europe/Vilnius", datetime(2019, 10, 27, 1, tzinfo=UTC)),
+        ("Asia/Kathmandu", datetime(1985, 12, 31, 18, 30, tzinfo=UTC)),
+        ("Africa/Monrovia", datetime(1972, 1, 7, 0, 44, 30, tzinfo=UTC)),
+    ],
+)
+def test_wall_clock_changes_at_the_exact_tick(zone: str, change: datetime) -> None:
+    """However offsets are remembered, one tick before a change the old one holds, and at it the new one."""
+    at, info = ticks_of(change), ZoneInfo(zone)
+    old = (change - timedelta(seconds=1)).astimezone(info).utcoffset()
+    new = change.astimezone(info).utcoffset()
+    assert old is not None
+    assert new is not None
+    assert old != new
+    for _ in range(2):
+        assert wall_ticks(at - 1, info) - (at - 1) == old // timedelta(microseconds=1) * 10
+        assert wall_ticks(at, info) - at == new // timedelta(microseconds=1) * 10
+        assert wall_ticks(at - 3600 * SECOND, info) - at + 3600 * SECOND == old // timedelta(microseconds=1) * 10
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ from his_sms_async import (
 )
 from his_sms_async._time import parse_stamp
 from his_sms_async._wire import messages_query
-from his_sms_async.sandbox import RunningSandbox, Sandbox
+from his_sms_async.sandbox import RunningSandbox
 
 VILNIUS = ZoneInfo("Europe/Vilnius")
 DATE_FROM = "2019-11-12 11:01:26.8912252"
@@ -94,26 +94,26 @@ async def test_the_three_requests() -> None:
 
 
 @pytest.fixture
-def azure_ad(monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningSandbox]:
+def azure_ad(sms_sandbox_server: RunningSandbox, monkeypatch: pytest.MonkeyPatch) -> RunningSandbox:
     """A stand-in for SMS server and Azure AD, and an environment with the specification's keys."""
     for name in list(os.environ):
         if name.startswith("HIS_SMS_"):
             monkeypatch.delenv(name)
-    with Sandbox().serve(tls=True) as server:
-        for name, value in {
-            "AAD_INSTANCE": server.aad_instance,
-            "TENANT": "sandbox",
-            "CLIENT_ID": "his",
-            "CLIENT_SECRET": "sandbox-secret",
-            "SCOPE": "api://sandbox/.default",
-            "BASE_ADDRESS": f"{server.url}/",
-            "CA_FILE": str(server.ca_file),
-        }.items():
-            monkeypatch.setenv(f"HIS_SMS_{name}", value)
-        yield server
+    for name, value in {
+        "AAD_INSTANCE": sms_sandbox_server.aad_instance,
+        "TENANT": "sandbox",
+        "CLIENT_ID": "his",
+        "CLIENT_SECRET": "sandbox-secret",
+        "SCOPE": "api://sandbox/.default",
+        "BASE_ADDRESS": f"{sms_sandbox_server.url}/",
+        "CA_FILE": str(sms_sandbox_server.ca_file),
+    }.items():
+        monkeypatch.setenv(f"HIS_SMS_{name}", value)
+    return sms_sandbox_server
 
 
 @pytest.mark.spec("2.0.1", "2.1.1", "2.1.2", "2.1.3", "2.1.4", "2.1.5", "2.1.6", "2.1.7", "2.1.8")
+@pytest.mark.sms_sandbox(tls=True, token=None)
 @pytest.mark.anyio
 async def test_azure_ad_with_the_specifications_keys(azure_ad: RunningSandbox) -> None:
     """A client with the five keys gets a token from (the stand-in's) Azure AD, and is let in with it."""
@@ -125,6 +125,7 @@ async def test_azure_ad_with_the_specifications_keys(azure_ad: RunningSandbox) -
 
 
 @pytest.mark.spec("2.1.8", "2.1.9", "2.1.10")
+@pytest.mark.sms_sandbox(tls=True, token=None)
 @pytest.mark.anyio
 async def test_an_access_token_is_sent_as_a_header(azure_ad: RunningSandbox) -> None:
     """The token that Azure AD gave goes behind the word Bearer."""

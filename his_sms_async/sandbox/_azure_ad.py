@@ -78,13 +78,15 @@ class AzureAd:
         }
         return AzureAdAnswer(200, document)
 
-    def request_token(self, tenant: str, form: Mapping[str, str], *, now: int) -> AzureAdAnswer:
-        """Answer a token request; refused or not, it counts."""
+    def request_token(
+        self, tenant: str, form: Mapping[str, str], *, now: int, expired: bool = False
+    ) -> AzureAdAnswer:
+        """Answer a token request; refused or not, it counts. An `expired` token is refused from the start."""
         self.requests += 1
         if refusal := self._refusal(tenant, form):
             return refusal.answer(now)
         token = secrets.token_urlsafe(48)
-        self._issued[_digest(token)] = now + self.token_lifetime * TICKS_PER_SECOND
+        self._issued[_digest(token)] = now + (0 if expired else self.token_lifetime * TICKS_PER_SECOND)
         body = {
             "token_type": "Bearer",
             "expires_in": self.token_lifetime,

@@ -1,23 +1,17 @@
 """The stand-in as a real server: uvicorn in a thread of its own."""
 
-import asyncio
 import ssl
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from ipaddress import ip_address
 from pathlib import Path
-from socket import SHUT_RDWR, SOCK_STREAM, create_server, getaddrinfo, socket
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Final
-from weakref import WeakSet
+from typing import Final
 
 import attrs
 
 from ._state import Sandbox
-
-if TYPE_CHECKING:
-    import uvicorn
 
 _GRACE: Final = 1  # seconds that requests in hand get when the server is stopped
 
@@ -36,12 +30,13 @@ class RunningSandbox:
     """Like ``https://localhost:8025/{0}``, for MSAL, which refuses it unless it is served with TLS."""
     ca_file: str | None
     """The certificate to trust (PEM), a file that is removed at the end; None without TLS."""
-    _thread: threading.Thread = attrs.field(alias="thread", repr=False)
+    _ended: threading.Event = attrs.field(alias="ended", repr=False)
 
     def wait(self) -> None:
         """Block until the server is stopped, or until Ctrl-C if this is the main thread."""
-        while self._thread.is_alive():
-            self._thread.join(0.5)  # on Windows, Ctrl-C does not interrupt a wait without limit
+        has_ended = False
+        while not has_ended:  # on Windows, Ctrl-C does not interrupt a wait without limit
+            has_ended = self._ended.wait(0.5)
 
 
 @contextmanager
@@ -55,10 +50,12 @@ def serve(
     # Here, so that the package can be imported without the web stack.
     import uvicorn  # noqa: PLC0415
 
-    from ._api import create_app  # noqa: PLC0415
+    from ._app import create_app  # noqa: PLC0415
+    from ._connections import Protocol  # noqa: PLC0415
+    from ._door import Listener, Server  # noqa: PLC0415
 
     with ExitStack() as stack:
-        listener = stack.enter_context(_Listener(host, port))
+        listener = stack.enter_context(Listener(host, port))
         port = listener.getsockname()[1]
         name = name_in_url(host, tls=tls)
         ca_file, tls_context = stack.enter_context(_certified(host)) if tls else (None, None)
@@ -66,7 +63,7 @@ def serve(
             create_app(sandbox, allowed_hosts=[_bracketed(host), *allowed_hosts]),
             access_log=False,
             date_header=False,  # the gate writes the sandbox's time
-            http="h11",
+            http=Protocol,
             lifespan="off",
             log_config=None,
             proxy_headers=False,
@@ -76,10 +73,8 @@ def serve(
         )
         config.load()
         config.ssl = tls_context  # there is no option for a context that is ready
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=_run, args=(server, listener), name="his-sms-sandbox", daemon=True)
-        thread.start()
-        stack.callback(_stop, server, listener, thread)
+        server = Server(sandbox, config, listener)
+        stack.enter_context(server.running())
         yield RunningSandbox(
             sandbox=sandbox,
             host=host,
@@ -87,47 +82,8 @@ def serve(
             url=f"http{'s' if tls else ''}://{name}:{port}",
             aad_instance=f"https://{name}:{port}/{{0}}",
             ca_file=ca_file,
-            thread=thread,
+            ended=server.ended,
         )
-
-
-class _Listener(socket):
-    """Listens, and remembers whom it let in, so that it can hang up on them at the end.
-
-    asyncio waits half a minute for a TLS client that does not say goodbye, and uvicorn for asyncio.
-    """
-
-    def __init__(self, host: str, port: int) -> None:
-        family, _, _, _, address = getaddrinfo(host, port, type=SOCK_STREAM)[0]
-        super().__init__(fileno=create_server(address[:2], family=family).detach())
-        self._lock = threading.RLock()
-        self._accepted = WeakSet[socket]()
-
-    def accept(self) -> tuple[socket, Any]:
-        connection, address = super().accept()
-        with self._lock:
-            self._accepted.add(connection)
-        return connection, address
-
-    def hang_up(self) -> None:
-        """End all connections, so that the event loop hears that they are over and closes them."""
-        with self._lock:
-            for connection in self._accepted:
-                with suppress(OSError):  # over already
-                    connection.shutdown(SHUT_RDWR)
-
-
-def _run(server: "uvicorn.Server", listener: _Listener) -> None:
-    # This loop calls `listener.accept` on every platform; the usual one of Windows does not.
-    with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
-        runner.run(server.serve([listener]))
-
-
-def _stop(server: "uvicorn.Server", listener: _Listener, thread: threading.Thread) -> None:
-    server.should_exit = True
-    while thread.is_alive():
-        listener.hang_up()  # more than once, for it takes a moment until nobody is let in any more
-        thread.join(0.02)
 
 
 @contextmanager

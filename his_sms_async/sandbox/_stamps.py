@@ -6,6 +6,7 @@ can have the smaller stamp, here as there.
 
 import re
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Final
 from zoneinfo import ZoneInfo
 
@@ -14,17 +15,20 @@ from ._clock import TICKS_PER_SECOND, ticks_of, utc_datetime
 _DATE_FROM: Final = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2})[ T]([0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.([0-9]{0,7}))?")
 
 
+_QUARTER: Final = 15 * 60 * TICKS_PER_SECOND
+
+
 def wall_ticks(ticks: int, zone: ZoneInfo) -> int:
     """Return what the wall clock in `zone` shows at the UTC `ticks`, again as ticks."""
-    return ticks + _offset(ticks, zone) // timedelta(microseconds=1) * 10
+    return ticks + _offset(ticks, zone)
 
 
 def format_stamp(ticks: int, zone: ZoneInfo, *, offset: bool) -> str:
     """Write the UTC `ticks` like ``2019-11-12T11:01:51.2143795``, with `offset` also ``+02:00``."""
-    wall = wall_ticks(ticks, zone)
-    seconds = utc_datetime(wall).replace(tzinfo=None).isoformat(timespec="seconds")
-    stamp = f"{seconds}.{wall % TICKS_PER_SECOND:07}"
-    return stamp + _format_offset(_offset(ticks, zone)) if offset else stamp
+    ahead = _offset(ticks, zone)
+    second, fraction = divmod(ticks + ahead, TICKS_PER_SECOND)
+    stamp = f"{_whole_second(second)}.{fraction:07}"
+    return stamp + _format_offset(ahead) if offset else stamp
 
 
 def parse_date_from(text: str) -> int | None:
@@ -43,11 +47,32 @@ def parse_date_from(text: str) -> int | None:
     return ticks_of(whole.replace(tzinfo=UTC)) + int(fraction.ljust(7, "0"))
 
 
-def _offset(ticks: int, zone: ZoneInfo) -> timedelta:
+# A list may have a million rows, whose stamps are of few quarters of an hour, and often of one second.
+
+
+def _offset(ticks: int, zone: ZoneInfo) -> int:
+    """Return by how many ticks the wall clock in `zone` is before UTC."""
+    offset = _offset_in_quarter(ticks // _QUARTER, zone)
+    return _exact_offset(ticks, zone) if offset is None else offset
+
+
+@lru_cache(maxsize=4096)
+def _offset_in_quarter(quarter: int, zone: ZoneInfo) -> int | None:
+    """Return the offset in a quarter of an hour of UTC, None if it changes there; none changes twice in one."""
+    first, last = _exact_offset(quarter * _QUARTER, zone), _exact_offset((quarter + 1) * _QUARTER - 1, zone)
+    return first if first == last else None
+
+
+def _exact_offset(ticks: int, zone: ZoneInfo) -> int:
     offset = utc_datetime(ticks).astimezone(zone).utcoffset()
-    return offset or timedelta()
+    return (offset or timedelta()) // timedelta(microseconds=1) * 10
 
 
-def _format_offset(offset: timedelta) -> str:
-    minutes = abs(offset) // timedelta(minutes=1)
-    return f"{'-' if offset < timedelta() else '+'}{minutes // 60:02}:{minutes % 60:02}"
+@lru_cache(maxsize=4096)
+def _whole_second(second: int) -> str:
+    return utc_datetime(second * TICKS_PER_SECOND).replace(tzinfo=None).isoformat(timespec="seconds")
+
+
+def _format_offset(ticks: int) -> str:
+    minutes = abs(ticks) // (60 * TICKS_PER_SECOND)
+    return f"{'-' if ticks < 0 else '+'}{minutes // 60:02}:{minutes % 60:02}"

@@ -1,21 +1,32 @@
-"""What the stand-in knows and decides, without any web: numbers, messages, patients, tokens, time."""
+"""What the stand-in knows and decides, without any web: numbers, messages, patients, tokens, faults, time."""
 
+import asyncio
 import hmac
-import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
-from heapq import heappop, heappush
-from typing import TYPE_CHECKING, Final, Literal
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
 from zoneinfo import ZoneInfo
 
+import anyio
 import attrs
+import sniffio
 
+from ._answers import ErrorCode
+from ._arrivals import Arrivals, Wait, Wanted, describe
 from ._azure_ad import AzureAd, AzureAdAnswer
+from ._changes import Changes
 from ._clock import TICKS_PER_SECOND, SandboxClock
-from ._messages import MessageType, SandboxMessage
-from ._patients import EVERYONE_ELSE, Answer, Patient
-from ._stamps import wall_ticks
+from ._file import MessageFile
+from ._journal import Journal
+from ._magic import MAGIC_NUMBERS
+from ._mailbox import Mailbox
+from ._messages import MessageType, SandboxMessage, check_unicode
+from ._patients import AT_ONCE, EVERYONE_ELSE, Answer, Delivery, Patient, is_phone_number, is_read, key_of
+from ._switchboard import Faults
+from .faults import Fault
 
 if TYPE_CHECKING:  # the web stack is imported by the two methods that need it
     from starlette.types import ASGIApp
@@ -24,11 +35,6 @@ if TYPE_CHECKING:  # the web stack is imported by the two methods that need it
 
 DEFAULT_NUMBERS: Final[Mapping[str, int]] = {"37000000000": 4, "RSL_HOSP": 7, "37000000001": 9}
 """Hospital phone numbers and sender names, each with its OperatorNumberId."""
-
-_A_DAY: Final = 24 * 3600 * TICKS_PER_SECOND
-_PHONE_NUMBER: Final = re.compile(r"\+?[0-9]{7,15}")
-
-ErrorCode = Literal["Internal", "InvalidMessageOwner", "InvalidClientNumber"]
 
 
 class Refused(Exception):
@@ -43,9 +49,13 @@ class Refused(Exception):
         self.reason = reason
 
 
+class NothingArrived(AssertionError):
+    """No SMS arrived that was waited for; the text lists those that did, the newest hundred of them."""
+
+
 @attrs.frozen(eq=False, kw_only=True)
 class Sandbox:
-    """An SMS server that sends nothing: it remembers, in memory, what it was told.
+    """An SMS server that sends nothing: it remembers what it was told, and fails when it is told to.
 
     Any method may be called from any thread, with a server running or without.
 
@@ -57,13 +67,23 @@ class Sandbox:
         numbers: The hospital's phone numbers and sender names, each with its OperatorNumberId.
         patients: What patients answer by themselves, by phone number; ``"*"`` stands for everyone else.
         answer_after: Seconds of `clock` that these answers take.
+        magic_numbers: Whether the numbers of `MAGIC_NUMBERS` do what they say.
         clock: Gives the time as UTC ticks of 100 ns since 0001-01-01.
+        file: Where messages are kept; None is in memory only. A file is for one sandbox at a time. What is still
+            to happen to messages is not in it, and `reset` empties it.
+        seed: The messages to begin with, and after `reset`, unless `file` holds some: mappings with sender,
+            recipient and text, and if wanted the other fields of `SandboxMessage`.
+        random_seed: Makes the faults that strike with a probability strike the same way each time.
         tenant: The only tenant of the fake Azure AD.
         client_id: The only application in it.
         client_secret: The secret of that application.
         scope: The only scope it can have tokens for.
         token_lifetime: Seconds of `clock` for which an issued token is good. MSAL takes a token that has
             less than 300 left for expired.
+
+    Raises:
+        UnusableFile: `file` holds something else.
+        ValueError: A message of `seed` is none.
     """
 
     token: str | None = attrs.field(default="sandbox-token", repr=False)
@@ -74,7 +94,11 @@ class Sandbox:
     numbers: Mapping[str, int] = attrs.field(default=DEFAULT_NUMBERS, repr=False)
     patients: Mapping[str, Answer] = attrs.field(factory=dict, repr=False)
     answer_after: float = 0.0
+    magic_numbers: bool = True
     clock: Callable[[], int] = attrs.field(factory=SandboxClock, repr=False)
+    file: Path | str | None = None
+    seed: Sequence[Mapping[str, Any]] = attrs.field(default=(), repr=False)
+    random_seed: int | None = None
     tenant: str = "sandbox"
     client_id: str = "his"
     client_secret: str = attrs.field(default="sandbox-secret", repr=False)
@@ -86,33 +110,55 @@ class Sandbox:
     )
     """The zone that `timezone` names."""
     _lock: threading.RLock = attrs.field(init=False, factory=threading.RLock, repr=False)
+    changes: Changes = attrs.field(init=False, factory=Changes, repr=False)
+    """Tells of every change of what is below."""
+    faults: Faults = attrs.field(
+        init=False, default=attrs.Factory(lambda self: self._new_faults(), takes_self=True), repr=False
+    )
+    """What goes wrong: ``sandbox.faults.add(Status(503, times=3))``."""
+    journal: Journal = attrs.field(
+        init=False, default=attrs.Factory(lambda self: Journal(self.changes.tell), takes_self=True), repr=False
+    )
+    """The last requests to the REST API and to the fake Azure AD."""
+    doors: list[Callable[[], None]] = attrs.field(init=False, factory=list, repr=False)
+    """Called when a fault of connections was switched on or off; servers stand here while they run."""
     _azure_ad: AzureAd = attrs.field(
         init=False, default=attrs.Factory(lambda self: self._new_azure_ad(), takes_self=True), repr=False
     )
-    _messages: dict[int, SandboxMessage] = attrs.field(init=False, factory=dict, repr=False)
-    _scripts: dict[str, Patient] = attrs.field(init=False, factory=dict, repr=False)
-    # Answers on their way, as a heap of (due ticks, reminder, text). Nothing waits for them: whoever looks
-    # at the state next finds them delivered, stamped with the time they were due.
-    _on_the_way: list[tuple[int, int, str]] = attrs.field(init=False, factory=list, repr=False)
+    _mailbox: Mailbox = attrs.field(
+        init=False, default=attrs.Factory(lambda self: self._new_mailbox(), takes_self=True), repr=False
+    )
+    _patients: dict[str, Patient] = attrs.field(init=False, factory=dict, repr=False)
+    _arrivals: Arrivals = attrs.field(init=False, factory=Arrivals, repr=False)
+    _named: set[str] = attrs.field(init=False, factory=set, repr=False)
 
     def __attrs_post_init__(self) -> None:
-        self.reset()
+        with self._lock:
+            self._mailbox.open()
+            self._script_patients()
 
     # What happens to messages
 
     def send(self, *, sender: str, recipient: str, text: str, external_key: int) -> SandboxMessage:
-        """Take a message from the hospital and deliver it at once.
+        """Take a message from the hospital and deliver it as its recipient receives.
 
         Raises:
             Refused: `sender` is not the hospital's, `recipient` is no phone number, or `text` is not Unicode.
         """
-        with self._up_to_date():
+        with self._changing():
             if sender not in self.numbers:
                 raise Refused("InvalidMessageOwner", "From is not one of the hospital's numbers")
-            if not _PHONE_NUMBER.fullmatch(recipient):
+            if not is_phone_number(recipient):
                 raise Refused("InvalidClientNumber", "To is not a phone number")
-            reminder = self._add("Outgoing", sender, recipient, text, external_key=external_key)
-            self._plan_answer(reminder)
+            _check_text(text)
+            delivery = self._patient(recipient).delivery or self._patient(EVERYONE_ELSE).delivery or AT_ONCE
+            reminder = self._mailbox.add(
+                "Outgoing", sender, recipient, text, state=delivery.states[0], external_key=external_key
+            )
+            self._mailbox.deliver(reminder, delivery)
+            self._arrivals.add(reminder)
+            if delivery.is_read:
+                self._answer(reminder, since=reminder.updated_ticks)
             return reminder
 
     def receive(self, *, sender: str, recipient: str, text: str, reply_to: int | None = None) -> SandboxMessage:
@@ -121,12 +167,13 @@ class Sandbox:
         Raises:
             Refused: `recipient` is not the hospital's, `sender` is no phone number, or `text` is not Unicode.
         """
-        with self._up_to_date():
+        with self._changing():
             if recipient not in self.numbers:
                 raise Refused("InvalidMessageOwner", "the recipient is not one of the hospital's numbers")
-            if not _PHONE_NUMBER.fullmatch(sender):
+            if not is_phone_number(sender):
                 raise Refused("InvalidClientNumber", "the sender is not a phone number")
-            return self._add("Incoming", sender, recipient, text, reply_to_id=reply_to)
+            _check_text(text)
+            return self._mailbox.add("Incoming", sender, recipient, text, reply_to_id=reply_to)
 
     def set_state(self, message_id: int, state: str) -> SandboxMessage:
         """Give a message another state, which moves its UpdatedAt.
@@ -135,19 +182,37 @@ class Sandbox:
 
         Raises:
             LookupError: There is no such message.
+            ValueError: `state` is not Unicode.
         """
-        with self._up_to_date():
-            if message_id not in self._messages:
-                raise LookupError(f"there is no message {message_id}")
-            changed = attrs.evolve(self._messages[message_id], state=state, updated_ticks=self.clock())
-            self._messages[message_id] = changed
-            return changed
+        check_unicode(state, "state")
+        with self._changing():
+            self._mailbox.change([self._message(message_id)], state=state)
+            return self._message(message_id)
+
+    def change_many(self, which: Callable[[SandboxMessage], bool], *, state: str | None) -> None:
+        """Give all messages that `which` picks one new UpdatedAt, and a state unless that is None.
+
+        Raises:
+            ValueError: `state` is not Unicode.
+        """
+        check_unicode(state or "", "state")
+        with self._changing():
+            self._mailbox.change(list(filter(which, self._mailbox.messages.values())), state=state)
+
+    def pile_up(self, count: int) -> None:
+        """Let so many answers arrive at once, stamped a tenth of a second apart, the last one with now.
+
+        Raises:
+            Refused: The hospital has no phone number that patients can write to.
+        """
+        with self._changing():
+            self._mailbox.pile_up(count, self._first_phone_number())
 
     @property
     def messages(self) -> tuple[SandboxMessage, ...]:
         """All messages, in the order they were made."""
         with self._up_to_date():
-            return tuple(self._messages.values())
+            return tuple(self._mailbox.messages.values())
 
     @property
     def sent(self) -> tuple[SandboxMessage, ...]:
@@ -159,26 +224,119 @@ class Sandbox:
         """What patients wrote, in that order."""
         return tuple(message for message in self.messages if message.type == "Incoming")
 
-    def changed_since(self, kind: MessageType, wall: int) -> list[SandboxMessage]:
+    def changed_since(self, kind: MessageType, wall: int, faults: Iterable[Fault] = ()) -> list[SandboxMessage]:
         """Return the messages of a type whose change date is not less than `wall`, sorted by it.
 
         `wall` is ticks of the server's wall clock, and it is the wall clock that is compared and sorted,
-        because that is what a server that stores no offset can do.
+        because that is what a server that stores no offset can do. `faults` may show an older state of things.
         """
-        # No zone is a day from UTC, so the calendar need not be asked for what is older than that.
-        dated = [
-            (wall_ticks(message.updated_ticks, self.zone), message.id, message)
-            for message in self.messages
-            if message.type == kind and message.updated_ticks > wall - _A_DAY
-        ]
-        return [message for updated, _, message in sorted(dated, key=lambda row: row[:2]) if updated >= wall]
+        with self._up_to_date():
+            return self._mailbox.listed(kind, wall, faults)
 
-    # Patients that answer by themselves
+    # Waiting for what the hospital sends
+
+    def wait_for(
+        self,
+        *,
+        to: str | None = None,
+        text: str | None = None,
+        external_key: int | None = None,
+        timeout: float = 5.0,
+    ) -> SandboxMessage:
+        """Wait for an SMS of the hospital and return it; each that was sent is returned once.
+
+        It blocks, so in an event loop it only looks, and refuses to wait: there use `arrival`.
+
+        Args:
+            to: The phone number it must be sent to, with or without plus; None is any, as for the other two.
+            text: What must occur in it.
+            external_key: Its ExternalKey.
+            timeout: Seconds of real time.
+
+        Raises:
+            NothingArrived: No such SMS arrived in time.
+            RuntimeError: It is not there yet, and waiting would block an event loop.
+        """
+        changed = threading.Condition(self._lock)
+        with self._waiting(Wanted(to=to, text=text, external_key=external_key), changed.notify_all) as wait:
+            with self._lock:
+                if wait.found is None and timeout > 0 and _is_in_event_loop():
+                    raise RuntimeError("wait_for would block the event loop: await arrival(...) instead")
+                changed.wait_for(lambda: wait.found, timeout)
+            return self._found(wait, timeout)
+
+    async def arrival(
+        self,
+        *,
+        to: str | None = None,
+        text: str | None = None,
+        external_key: int | None = None,
+        timeout: float = 5.0,
+    ) -> SandboxMessage:
+        """Wait as `wait_for` does, without blocking the event loop (asyncio or trio).
+
+        If it is cancelled, the message is there for who waits next.
+        """
+        arrived, call_soon = anyio.Event(), _thread_safe_calls()
+
+        def tell() -> None:
+            with suppress(RuntimeError):  # the loop is closed, and nobody waits
+                call_soon(arrived.set)
+
+        with self._waiting(Wanted(to=to, text=text, external_key=external_key), tell) as wait:
+            if wait.found is None:
+                with anyio.move_on_after(timeout):
+                    await arrived.wait()
+            return self._found(wait, timeout)
+
+    def unexpected(self) -> list[str]:
+        """Return what a strict test objects to, one line each.
+
+        That is each request that was refused, other than by a fault, and each SMS to a number that was never
+        named by `patient`, `wait_for`, `arrival` or `patients`.
+        """
+        with self._up_to_date():
+            named = {key_of(number) for number in (*self._named, *self.patients)}
+            refused = [
+                f"request {one.id}, {one.method} {one.target}: {one.status}, {one.outcome}"
+                for one in self.journal
+                if not one.is_understood
+            ]
+            unnamed = [
+                describe(message)
+                for message in self._arrivals.sent.values()
+                if key_of(message.recipient) not in named and EVERYONE_ELSE not in named
+            ]
+        return refused + unnamed
+
+    # Patients
 
     def patient(self, number: str) -> Patient:
-        """Return the patient with that number, to tell it what to answer; ``"*"`` is everyone else."""
+        """Return the patient with that number, to tell it what to do; ``"*"`` is everyone else.
+
+        Raises:
+            ValueError: `number` is neither a phone number nor ``"*"``.
+        """
+        if number != EVERYONE_ELSE and not is_phone_number(number):
+            raise ValueError(
+                "a patient has a phone number: 7 to 15 digits, with or without a plus; * is everyone else"
+            )
         with self._lock:
-            return self._scripts.setdefault(number.lstrip("+"), Patient(number))
+            self._named.add(number)
+            return self._patient(number)
+
+    def rules(self, number: str) -> tuple[Delivery, Answer | None, int]:
+        """Return what becomes of an SMS to a number, what that answers, and after how many ticks.
+
+        Asking changes nothing: the number does not count as named.
+        """
+        with self._lock:
+            everyone = self._patient(EVERYONE_ELSE)
+            own = self._patients.get(key_of(number), everyone)
+            return (
+                own.delivery or everyone.delivery or AT_ONCE,
+                *(own if own.has_script else everyone).script,
+            )
 
     # Tokens
 
@@ -194,10 +352,10 @@ class Sandbox:
         with self._lock:
             return self._azure_ad.discover(tenant, host, now=self.clock())
 
-    def request_token(self, tenant: str, form: Mapping[str, str]) -> AzureAdAnswer:
-        """Answer a request to the token endpoint of the fake Azure AD."""
+    def request_token(self, tenant: str, form: Mapping[str, str], *, expired: bool = False) -> AzureAdAnswer:
+        """Answer a request to the token endpoint of the fake Azure AD, with a token that is over if wanted."""
         with self._lock:
-            return self._azure_ad.request_token(tenant, form, now=self.clock())
+            return self._azure_ad.request_token(tenant, form, now=self.clock(), expired=expired)
 
     def revoke_tokens(self) -> None:
         """Accept none of the tokens that the fake Azure AD issued so far; the static one stays good."""
@@ -212,20 +370,46 @@ class Sandbox:
 
     # The whole
 
-    def reset(self) -> None:
-        """Be as new: no message, no issued token, ids from 1, patients as given; the clock is left alone."""
+    @property
+    def settable_clock(self) -> SandboxClock:
+        """The clock, to set it; what has happened up to now stays so.
+
+        Raises:
+            ValueError: It is the caller's own.
+        """
+        if not isinstance(self.clock, SandboxClock):
+            raise ValueError("this sandbox was given a clock that cannot be set from here")  # noqa: TRY004
         with self._lock:
-            self._messages.clear()
-            self._on_the_way.clear()
+            self._mailbox.look()
+        return self.clock
+
+    @property
+    def next_due(self) -> float | None:
+        """Seconds of `clock` until something happens by itself, None if nothing will."""
+        with self._lock:
+            due = self._mailbox.next_due
+            return None if due is None else due / TICKS_PER_SECOND
+
+    def reset(self) -> None:
+        """Be as new: the seed, no fault, no issued token, patients as given; the clock is left alone.
+
+        What is in `file` is gone as well: it then holds the seed.
+        """
+        self.faults.clear()
+        with self._changing():
             self._azure_ad.reset()
-            self._scripts.clear()
-            for number, answer in self.patients.items():
-                self.patient(number).replies(answer, after=self.answer_after)
+            self._arrivals.clear()
+            self._named.clear()
+            for patient in self._patients.values():
+                patient.forget()
+            self._mailbox.clear()
+            self._script_patients()
+        self.journal.clear()
 
     @property
     def app(self) -> "ASGIApp":
         """The server as an ASGI application, for ``httpx.ASGITransport(sandbox.app)``."""
-        from ._api import create_app  # noqa: PLC0415
+        from ._app import create_app  # noqa: PLC0415
 
         return create_app(self)
 
@@ -255,6 +439,112 @@ class Sandbox:
 
         return serve(self, host=host, port=port, tls=tls, allowed_hosts=allowed_hosts)
 
+    # What is done under the lock
+
+    @contextmanager
+    def _up_to_date(self) -> Iterator[None]:
+        """Hold the lock, with everything done that is due."""
+        was_due = False
+        try:
+            with self._lock:
+                was_due = self._mailbox.catch_up()
+                yield
+        finally:
+            if was_due:
+                self.changes.tell()
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        try:
+            with self._up_to_date():
+                yield
+        finally:  # what fails may have changed something before
+            self.changes.tell()
+
+    @contextmanager
+    def _waiting(self, wanted: Wanted, tell: Callable[[], object]) -> Iterator[Wait]:
+        """Wait as long as the block lasts; `tell` is called under the lock."""
+        wait = Wait(wanted, tell)
+        with self._lock:
+            self._named.update([] if wanted.to is None else [wanted.to])
+            self._arrivals.begin(wait)
+        try:
+            yield wait
+        finally:
+            with self._lock:
+                self._arrivals.give_up(wait)
+
+    def _found(self, wait: Wait, timeout: float) -> SandboxMessage:
+        with self._lock:
+            found = self._arrivals.take(wait)
+            if found is None:
+                raise NothingArrived(self._arrivals.told(wait.wanted, timeout))
+            return self._mailbox.messages.get(found.id, found)
+
+    def _message(self, message_id: int) -> SandboxMessage:
+        try:
+            return self._mailbox.messages[message_id]
+        except KeyError:
+            raise LookupError(f"there is no message {message_id}") from None
+
+    def _patient(self, number: str) -> Patient:
+        key = key_of(number)
+        if key not in self._patients:
+            self._patients[key] = Patient(
+                number, answer_waiting=self._answer_waiting, write=partial(self._write, number)
+            )
+        return self._patients[key]
+
+    def _script_patients(self) -> None:
+        for magic in MAGIC_NUMBERS if self.magic_numbers else ():
+            patient = self._patient(magic.number)
+            patient.delivery = magic.delivery
+            if magic.answer is not None:
+                patient.replies(magic.answer, after=magic.answer_after)
+        for number, answer in self.patients.items():
+            self._patient(number).replies(answer, after=self.answer_after)
+
+    def _answer(self, reminder: SandboxMessage, *, since: int) -> None:
+        """Let a patient answer, at once or some time after the ticks `since`."""
+        if not is_phone_number(reminder.sender):
+            return  # nobody can answer a sender name
+        patient = self._patient(reminder.recipient)
+        planned = (patient if patient.has_script else self._patient(EVERYONE_ELSE)).answer_to(reminder)
+        if planned is not None:
+            text, delay = planned
+            self._mailbox.answer(reminder, text, since=since, delay=delay)
+
+    def _answer_waiting(self, patient: Patient) -> None:
+        """Let a patient answer the last reminder, if that was read and has no answer."""
+        with self._changing():
+            reminder = self._mailbox.waiting(patient.number)
+            if reminder is not None and is_read(self._mailbox.last_state(reminder)):
+                self._answer(reminder, since=self.clock())
+
+    def _write(self, number: str, text: str, to: str | None, reply_to: int | None) -> SandboxMessage:
+        with self._lock:
+            if to is None:
+                to = self._first_phone_number() if reply_to is None else self._message(reply_to).hospital
+            return self.receive(sender=number, recipient=to, text=text, reply_to=reply_to)
+
+    def _first_phone_number(self) -> str:
+        for number in self.numbers:
+            if is_phone_number(number):
+                return number
+        raise Refused("InvalidMessageOwner", "the hospital has no phone number, only names")
+
+    # What it is made of
+
+    def _new_faults(self) -> Faults:
+        standing = [magic.fault for magic in MAGIC_NUMBERS if self.magic_numbers and magic.fault is not None]
+        return Faults(
+            happen=lambda happening: happening.happen(self),
+            changed=self.changes.tell,
+            switched=lambda: [door() for door in list(self.doors)],
+            standing=tuple(standing),
+            random_seed=self.random_seed,
+        )
+
     def _new_azure_ad(self) -> AzureAd:
         return AzureAd(
             tenant=self.tenant,
@@ -264,58 +554,35 @@ class Sandbox:
             token_lifetime=self.token_lifetime,
         )
 
-    # What is done under the lock
-
-    @contextmanager
-    def _up_to_date(self) -> Iterator[None]:
-        """Hold the lock, with every answer delivered that is due."""
-        with self._lock:
-            now = self.clock()
-            while self._on_the_way and self._on_the_way[0][0] <= now:
-                due, reminder_id, text = heappop(self._on_the_way)
-                self._answer(self._messages[reminder_id], text, at=due)
-            yield
-
-    def _plan_answer(self, reminder: SandboxMessage) -> None:
-        if not _PHONE_NUMBER.fullmatch(reminder.sender):
-            return  # nobody can answer a sender name
-        patient = self.patient(reminder.recipient)
-        planned = (patient if patient.has_script else self.patient(EVERYONE_ELSE)).answer_to(reminder)
-        if planned is None:
-            return
-        text, delay = planned
-        if delay > 0:
-            heappush(self._on_the_way, (reminder.updated_ticks + delay, reminder.id, text))
-        else:
-            self._answer(reminder, text, at=None)
-
-    def _answer(self, reminder: SandboxMessage, text: str, *, at: int | None) -> None:
-        self._add("Incoming", reminder.recipient, reminder.sender, text, reply_to_id=reminder.id, at=at)
-
-    def _add(
-        self,
-        kind: MessageType,
-        sender: str,
-        recipient: str,
-        text: str,
-        *,
-        reply_to_id: int | None = None,
-        external_key: int | None = None,
-        at: int | None = None,
-    ) -> SandboxMessage:
-        if any("\ud800" <= character <= "\udfff" for character in text):
-            raise Refused("Internal", "Text has half a surrogate pair, which no encoding can write")
-        message = SandboxMessage(
-            id=len(self._messages) + 1,
-            type=kind,
-            sender=sender,
-            recipient=recipient,
-            text=text,
-            state="Delivered",
-            created_ticks=self.clock() if at is None else at,
-            updated_ticks=self.clock() if at is None else at,
-            reply_to_id=reply_to_id,
-            external_key=external_key,
+    def _new_mailbox(self) -> Mailbox:
+        return Mailbox(
+            clock=self.clock,
+            zone=self.zone,
+            file=None if self.file is None else MessageFile(Path(self.file)),
+            seed=self.seed,
+            strike=self.faults.strike_new,
         )
-        self._messages[message.id] = message
-        return message
+
+
+def _check_text(text: str) -> None:
+    try:
+        check_unicode(text, "Text")
+    except ValueError as wrong:
+        raise Refused("Internal", str(wrong)) from None
+
+
+def _thread_safe_calls() -> Callable[[Callable[[], object]], object]:
+    """Return what calls a function in this event loop soon, from any thread."""
+    if sniffio.current_async_library() == "trio":
+        from trio.lowlevel import current_trio_token  # noqa: PLC0415 -- who runs it has it
+
+        return current_trio_token().run_sync_soon
+    return asyncio.get_running_loop().call_soon_threadsafe
+
+
+def _is_in_event_loop() -> bool:
+    try:
+        sniffio.current_async_library()
+    except sniffio.AsyncLibraryNotFoundError:
+        return False
+    return True
