@@ -79,6 +79,8 @@ class Position:
     warnings: set[str] = attrs.field(init=False, factory=set)
     quarantine: Quarantine = attrs.field(init=False, factory=Quarantine)
     _caught_up: int = attrs.field(init=False)
+    _resumed_at: int | None = attrs.field(init=False, default=None)
+    """The settled mark that the store held: what had been received above it, nobody knows any more."""
     _ladder: Ladder = attrs.field(init=False)
     _answered: bool = attrs.field(init=False, default=False)
     _swept_at: float | None = attrs.field(init=False, default=None)
@@ -109,6 +111,7 @@ class Position:
         """Go on from what a store holds, which wins over `start`; the rest of it follows by `recall`."""
         self._told = marks
         self._start, self.high, self._caught_up = marks.start, marks.low, marks.caught_up
+        self._resumed_at = marks.low
         self._swept_at = marks.swept_at
         age = -1.0 if marks.swept_at is None else wall_time - marks.swept_at
         self._ladder = Ladder(now - age if age >= 0 else -math.inf)
@@ -337,8 +340,12 @@ class Position:
         self.high = greatest if self.high is None else max(self.high, greatest)
 
     def _catch_up(self) -> None:
-        """The settled mark reached the read mark, and nothing stamped in the future is left either."""
-        if self.low is not None and not self._unsettled:
+        """The settled mark reached the read mark, and nothing stamped in the future is left either.
+
+        After a restart the marks meet at once, where the store left them. That says nothing: an old row that
+        was received above them and not settled may be missing in the next answer, if a stale node gives it.
+        """
+        if self.low is not None and not self._unsettled and self.low != self._resumed_at:
             self._caught_up = max(self._caught_up, self.low)
 
     def _prune(self) -> None:

@@ -9,7 +9,7 @@ from his_sms_async import Change, Message, MessageState, MessageType
 from his_sms_async._known import Entry
 from his_sms_async._models import Revision
 from his_sms_async._position import EVERYTHING, Position
-from his_sms_async._store import Attempt, Outcome, Settlement
+from his_sms_async._store import Attempt, Marks, Outcome, Settlement
 from his_sms_async._time import ticks, wall_of_date
 from his_sms_async._wire import Row
 
@@ -174,3 +174,28 @@ def test_a_released_change_that_has_changed_again_counts_its_attempts_anew() -> 
     delta = position.delta()
     assert delta is not None
     assert delta.done == (key,)
+
+
+def test_a_restart_alone_does_not_make_old_rows_old_news() -> None:
+    """What was received and not settled before a restart is new, also if a stale answer comes in between."""
+    noon = datetime(2026, 6, 1, 12, tzinfo=UTC)
+    touched = row(1, 0, created=-100)  # by a bulk update
+
+    def life(marks: Marks | None, now: float) -> Position:
+        position = Position(EVERYTHING, type=MessageType.INCOMING, changes=False, zone=VILNIUS)
+        if marks is not None:
+            position.resume(marks, now=now, wall_time=noon.timestamp() + now)
+        return position
+
+    def poll(position: Position, rows: list[Row], now: float) -> list[Entry]:
+        wall_time = noon.timestamp() + now
+        ask = position.ask(now=now, wall_time=wall_time)
+        return position.receive(ask, rows, date=noon, now=now, wall_time=wall_time).entries
+
+    first = life(None, 0.0)
+    assert len(poll(first, [touched], 0.0)) == 1
+    delta = first.delta()
+    assert delta is not None
+    second = life(delta.marks, 10.0)
+    assert poll(second, [], 10.0) == []
+    assert [entry.row for entry in poll(second, [touched], 20.0)] == [touched]
