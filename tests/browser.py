@@ -4,7 +4,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import pytest
 
@@ -18,7 +18,6 @@ NARROW: Final = 390
 NO_SERVER: Final = "net::ERR_|Failed to fetch"
 REFUSED: Final = "responded with a status of 4"
 
-_RULES_OF_COLOURS: Final = ["color-contrast", "link-in-text-block"]  # of those that axe tries by itself
 
 _NAMES: Final = ("chromium", "chromium-browser", "google-chrome")
 _ARGUMENTS: Final = [
@@ -109,23 +108,22 @@ def is_connected(page: Page) -> None:
 def barriers(page: Page) -> list[str]:
     """Return what axe finds that keeps people from using the page, in light and in dark, one line each.
 
-    The page must be in light, and is so afterwards. All rules are tried in light; in dark only those of colours,
-    for nothing else is different there.
+    The page must be in light, and is so afterwards.
     """
     if page.evaluate("typeof axe === 'undefined'"):  # once for each document
         page.evaluate(AXE_SCRIPT)
-    lines = _broken_rules(page, {}, "light")
+    lines = _broken_rules(page, "light")
     _recolour(page, "dark")
-    lines += _broken_rules(page, {"runOnly": _RULES_OF_COLOURS}, "dark")
+    lines += _broken_rules(page, "dark")
     _recolour(page, "light")
     return lines
 
 
-def _broken_rules(page: Page, options: dict[str, Any], scheme: str) -> list[str]:
-    script = "async options => (await axe.run({resultTypes: ['violations'], ...options})).violations"
+def _broken_rules(page: Page, scheme: str) -> list[str]:
+    script = "async () => (await axe.run({resultTypes: ['violations']})).violations"
     return [
         f"{scheme}, {one['id']}: {node['target']} {node['failureSummary']}"
-        for one in page.evaluate(script, options)
+        for one in page.evaluate(script)
         for node in one["nodes"]
     ]
 

@@ -16,6 +16,7 @@ import httpx
 import pytest
 from browser import NARROW, NO_SERVER, REFUSED, WIDE, barriers, is_connected, phone, running_browser
 from playwright.sync_api import Browser, Page, expect
+from waiting import heeding_interrupts
 
 from his_sms_async import BearerAuth, IncomingPoller, MemoryStore, Message, SendReceipt, SmsClient
 from his_sms_async.sandbox import RunningSandbox, Sandbox
@@ -229,7 +230,10 @@ def test_page_comes_back_with_the_server(browser: Browser, sandbox: Sandbox) -> 
 def test_ctrl_c_ends_the_command_under_an_open_page(browser: Browser) -> None:
     """An open page with its stream does not hold up the end of the program, nor lets it complain."""
     command = [sys.executable, "-m", "his_sms_async.sandbox", "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with (
+        heeding_interrupts(),
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process,
+    ):
         try:
             assert process.stdout is not None
             url = next(found[0] for line in process.stdout if (found := re.search(r"http://[0-9.]+:[0-9]+", line)))

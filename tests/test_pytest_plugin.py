@@ -196,8 +196,20 @@ def test_entry_point_loads_little_and_auto_mode(pytester: pytest.Pytester) -> No
 # --- suites in this process -----------------------------------------------------------------------------
 
 
+@pytest.fixture(autouse=True)
+def no_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CI server is not looked for: with one, pytest tells each failure at length once more."""
+    for name in ("CI", "BUILD_NUMBER"):
+        monkeypatch.delenv(name, raising=False)
+
+
 def run(pytester: pytest.Pytester, *options: str) -> pytest.RunResult:
-    """Run the suite that was written; pytest-asyncio would warn of settings that it has not."""
+    """Run the suite that was written; pytest-asyncio would warn of settings that it has not.
+
+    Without settings of its own it would take those of this project, if its folder is inside of it.
+    """
+    if not (pytester.path / "tox.ini").exists():
+        pytester.makeini("[pytest]\n")
     return pytester.runpytest_inprocess("-p", "no:asyncio", "-q", *options)
 
 

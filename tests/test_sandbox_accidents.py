@@ -13,6 +13,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from waiting import heeding_interrupts
 
 from his_sms_async.sandbox import RunningSandbox, Sandbox, SandboxMessage
 from his_sms_async.sandbox.faults import Backlog, FutureStamp, SkewedNode
@@ -49,7 +50,7 @@ def full_disk(path: Path, room: int) -> Iterator[None]:
 
 def test_interrupted_wait_leaves_the_server_running() -> None:
     """Ctrl-C ends the wait for a server and not the server, which ends with its block, in order."""
-    with Sandbox().serve() as server:
+    with heeding_interrupts(), Sandbox().serve() as server:
         timer = threading.Timer(0.1, signal.raise_signal, [signal.SIGINT])
         with pytest.raises(KeyboardInterrupt):
             timer.start()

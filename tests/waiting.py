@@ -1,6 +1,7 @@
 """How tests of the sandbox wait: for conditions that come true in other threads, and with requests in hand."""
 
 import json
+import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -54,3 +55,13 @@ def is_silent(connection: socket.socket, seconds: float = 0.1) -> bool:
     except TimeoutError:
         return True
     return False
+
+
+@contextmanager
+def heeding_interrupts() -> Iterator[None]:
+    """Let SIGINT interrupt this process, and those it starts: a shell's background jobs have it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
